@@ -2,9 +2,11 @@
 //! rule by which every reader accepts frames.
 //!
 //! Rooms: this file (the contract), [`frame`] (bytes of a record), [`valid`] (the acceptance rule,
-//! one pure function for leader, follower, children, tools and tests). Payload is bytes: nothing
-//! here knows a row, a manifest or a shard's engine. Nothing here decides who leads; an adapter
-//! excludes nobody, leadership is a record in the log.
+//! one pure function for leader, follower, children, tools and tests), and the adapters: [`memory`]
+//! (the reference, with faults on demand).
+//!
+//! Payload is bytes: nothing here knows a row, a manifest or a shard's engine. Nothing here decides
+//! who leads; an adapter excludes nobody, leadership is a record in the log.
 //!
 //! # The contract
 //!
@@ -43,8 +45,11 @@ use async_trait::async_trait;
 use tokio::time::Instant;
 
 pub mod frame;
+pub mod memory;
+pub mod valid;
 
 pub use frame::{Frame, FrameKind};
+pub use valid::{Acceptance, Breach, Cur, Verdict};
 
 /// Place of a frame in a region; unsigned, so that no service's "everything" (-1) can be written.
 pub type Offset = u64;
