@@ -1,0 +1,44 @@
+//! Files of the object store as a scan sees them: opened tails kept, rows streamed.
+//!
+//! Never here: which files are live.
+
+use std::sync::Arc;
+
+use auxo_sst::cache::TailCache;
+use auxo_sst::entry::FileEntry;
+use auxo_sst::predicate::ScanSpec;
+use auxo_sst::reader::SstFile;
+use futures::stream;
+use futures::{StreamExt, TryStreamExt};
+use object_store::ObjectStore;
+
+use crate::read::{ReadError, RowStream};
+
+/// Reads files; clones share the opened tails.
+#[derive(Clone, Debug)]
+pub struct FileCache {
+    tails: TailCache,
+}
+
+impl FileCache {
+    /// * `tails_bytes`: memory that opened tails may take.
+    pub fn new(store: Arc<dyn ObjectStore>, tails_bytes: u64) -> Self {
+        Self { tails: TailCache::new(store, tails_bytes) }
+    }
+
+    /// The opened tail of a file.
+    pub async fn open(&self, entry: Arc<FileEntry>) -> Result<Arc<SstFile>, ReadError> {
+        self.tails.get(entry).await.map_err(ReadError::File)
+    }
+
+    /// Rows of a file that a scan wants, in key order.
+    pub fn scan(&self, entry: Arc<FileEntry>, spec: Arc<ScanSpec>) -> RowStream {
+        let files = self.clone();
+        stream::once(async move {
+            let file = files.open(entry).await?;
+            Ok::<_, ReadError>(file.scan(&spec).map_err(ReadError::from))
+        })
+        .try_flatten()
+        .boxed()
+    }
+}
