@@ -9,4 +9,7 @@
 
 pub mod batch;
 pub mod entry;
+pub mod manifest;
+pub mod manifest_store;
+pub mod names;
 pub mod predicate;
