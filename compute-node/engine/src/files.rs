@@ -4,15 +4,15 @@
 
 use std::sync::Arc;
 
-use auxo_sst::cache::TailCache;
 use auxo_sst::entry::FileEntry;
 use auxo_sst::predicate::ScanSpec;
-use auxo_sst::reader::SstFile;
+use auxo_sst::reader::{SstFile, TailCache};
+use auxo_sst::SstError;
 use futures::stream;
 use futures::{StreamExt, TryStreamExt};
 use object_store::ObjectStore;
 
-use crate::read::{ReadError, RowStream};
+use crate::read::RowStream;
 
 /// Reads files; clones share the opened tails.
 #[derive(Clone, Debug)]
@@ -27,8 +27,8 @@ impl FileCache {
     }
 
     /// The opened tail of a file.
-    pub async fn open(&self, entry: Arc<FileEntry>) -> Result<Arc<SstFile>, ReadError> {
-        self.tails.get(entry).await.map_err(ReadError::File)
+    pub async fn open(&self, entry: Arc<FileEntry>) -> Result<Arc<SstFile>, SstError> {
+        self.tails.get(&entry).await
     }
 
     /// Rows of a file that a scan wants, in key order.
@@ -36,7 +36,7 @@ impl FileCache {
         let files = self.clone();
         stream::once(async move {
             let file = files.open(entry).await?;
-            Ok::<_, ReadError>(file.scan(&spec).map_err(ReadError::from))
+            Ok::<_, SstError>(file.scan(&spec))
         })
         .try_flatten()
         .boxed()

@@ -22,9 +22,9 @@ use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt};
 
 use crate::committer::{NotCommitted, Own};
-use crate::memtable::{self, Piece};
-use crate::read::{self, ReadError, RowStream};
-use crate::segment;
+use crate::memtable::{Piece, Sorted};
+use crate::read::{self, RowStream};
+use crate::{segment, select};
 use crate::state::Cut;
 use crate::version::Version;
 
@@ -34,8 +34,6 @@ pub(crate) const FILE_BYTES: usize = 64 << 20;
 /// Why a flush or compaction did not end.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum FlushError {
-    #[error(transparent)]
-    Read(#[from] ReadError),
     #[error(transparent)]
     File(#[from] SstError),
     #[error("object {key}: {source}")]
@@ -75,31 +73,37 @@ pub(crate) async fn write_files(
     output: &Output<'_>,
 ) -> Result<Vec<FileEntry>, FlushError> {
     let mut entries = Vec::new();
-    let mut writer: Option<SstWriter> = None;
+    let mut open: Option<(SstWriter, Bytes)> = None;
     while let Some(batch) = rows.try_next().await? {
-        let full = writer.as_ref().is_some_and(|writer| writer.bytes_so_far() >= FILE_BYTES);
-        let cuts = full.then(|| writer.as_ref().and_then(|writer| writer.cut_before(&batch)));
-        match cuts.flatten() {
-            None => {
-                writer.get_or_insert_with(|| output.writer(fields)).push(&batch)?;
-            }
-            Some((before, after)) => {
-                if let Some(mut full) = writer.take() {
-                    if before.rows() > 0 {
-                        full.push(&before)?;
-                    }
-                    entries.push(output.put(full).await?);
+        let mut rest = Some(batch);
+        while let Some(batch) = rest.take() {
+            let Some(last) = batch.series.last().map(|slice| slice.key.clone()) else {
+                break;
+            };
+            let full = open.take_if(|(writer, _)| writer.bytes_so_far() >= FILE_BYTES);
+            let Some((mut writer, written)) = full else {
+                let (writer, written) =
+                    open.get_or_insert_with(|| (output.writer(fields), Bytes::new()));
+                writer.push(&batch)?;
+                *written = last;
+                break;
+            };
+            if batch.series[0].key == written {
+                let (same, others) = select::split_series(&batch, 1);
+                writer.push(&same)?;
+                if others.rows() == 0 {
+                    open = Some((writer, written));
+                    break;
                 }
-                if after.rows() > 0 {
-                    let mut next = output.writer(fields);
-                    next.push(&after)?;
-                    writer = Some(next);
-                }
+                rest = Some(others);
+            } else {
+                rest = Some(batch);
             }
+            entries.push(output.put(writer).await?);
         }
         tokio::task::yield_now().await;
     }
-    if let Some(last) = writer {
+    if let Some((last, _)) = open {
         entries.push(output.put(last).await?);
     }
     Ok(entries)
@@ -167,16 +171,13 @@ pub(crate) async fn write_cut(
         for segment in segments {
             let deletes: Vec<Delete> =
                 cut.deletes.iter().filter(|delete| delete.tablet == id).cloned().collect();
-            let sorted: Vec<_> = segment.pieces.iter().map(|piece| piece.sorted()).collect();
+            let sorted: Vec<Sorted> =
+                segment.pieces.iter().map(|piece| piece.sorted()).collect::<Result<_, _>>()?;
             let fields = fields_of(tablet, |column| {
                 sorted.iter().any(|run| run.fields.iter().any(|field| field.id == column.id))
             });
-            let streams = segment
-                .pieces
-                .iter()
-                .map(|piece| read::piece_stream(piece, &fields, &deletes))
-                .collect();
-            let merged = auxo_sst::merge::merge(streams, memtable::mode(&tablet.table), &fields);
+            let mode = tablet.table.options.merge_mode;
+            let merged = read::merged_pieces(&segment.pieces, &fields, &deletes, mode);
             let seqs = |pick: fn(&Piece) -> Seq| segment.pieces.iter().map(move |p| pick(p));
             let output = Output {
                 target,

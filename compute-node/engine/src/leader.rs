@@ -33,7 +33,7 @@ use tokio_util::sync::CancellationToken;
 use crate::batches::Known;
 use crate::budget::RequestPermit;
 use crate::claim::{self, Identity};
-use crate::payload::{self, Batch};
+use crate::payload::{self, Batch, EncodedBatch};
 use crate::state::{Cut, Fed, FeedError, State};
 
 /// Bytes of requests joined into one frame.
@@ -74,9 +74,9 @@ pub enum WriteError {
     /// The log refused the record. Certain; try again.
     #[error("write-ahead log: {0}")]
     Refused(String),
-    /// The encoded batch is above what one record holds. Certain; split it.
-    #[error("batch is {0} bytes encoded, a record holds {max}", max = auxo_wal_adapters::frame::PAYLOAD_BYTES_MAX)]
-    TooLarge(usize),
+    /// The batch is above what one record holds. Certain; split it.
+    #[error("{0}")]
+    TooLarge(String),
     /// The batch id was used with another body. Certain.
     #[error("batch {0} was applied with another body")]
     BatchConflict(BatchId),
@@ -110,7 +110,7 @@ pub(crate) type Reply = oneshot::Sender<Result<Written, WriteError>>;
 /// A request on its way into a frame.
 pub(crate) struct Submitted {
     pub(crate) batch: Batch,
-    pub(crate) encoded: Bytes,
+    pub(crate) encoded: EncodedBatch,
     pub(crate) reply: Reply,
     pub(crate) permit: Option<RequestPermit>,
 }
@@ -305,7 +305,7 @@ impl Leader {
         } else if reply.is_closed() {
             return;
         }
-        self.waiting_bytes += submitted.encoded.len();
+        self.waiting_bytes += submitted.encoded.encoded_bytes();
         self.waiting.push(submitted);
     }
 
@@ -342,19 +342,12 @@ impl Leader {
 
     /// Sends what waits, up to one frame's worth.
     fn send_rows(&mut self) {
-        let mut bytes = 0;
-        let mut count = 0;
-        for submitted in &self.waiting {
-            bytes += submitted.encoded.len();
-            if count > 0 && bytes > FRAME_BYTES {
-                break;
-            }
-            count += 1;
-        }
+        let encoded = self.waiting.iter().map(|waiting| &waiting.encoded);
+        let (payload, count) = payload::join(encoded, FRAME_BYTES);
         let chosen: Vec<Submitted> = self.waiting.drain(..count).collect();
-        self.waiting_bytes = self.waiting.iter().map(|waiting| waiting.encoded.len()).sum();
-        let encoded: Vec<Bytes> = chosen.iter().map(|chosen| chosen.encoded.clone()).collect();
-        self.send(FrameKind::Rows, payload::join(&encoded), chosen);
+        let bytes = self.waiting.iter().map(|waiting| waiting.encoded.encoded_bytes());
+        self.waiting_bytes = bytes.sum();
+        self.send(FrameKind::Rows, payload, chosen);
     }
 
     fn send(&mut self, kind: FrameKind, payload: Bytes, chosen: Vec<Submitted>) {

@@ -2,13 +2,14 @@
 //!
 //! Rooms, in the way of a write: [`payload`] (rows as the bytes of a record) → `leader` (group
 //! commit, contiguous acks, fence; `claim` takes over and claims again) → `state` (accepted frames →
-//! state) → [`memtable`] (parts and runs; `sort`, `runs`) → `flush` (`segment`) → `committer`.
+//! state) → [`memtable`] (parts and runs; `arrays`, `runs`) → `flush` (`segment`) → `committer`.
 //! In the way of a read: [`read`] (one [`version`], stacks of sources; `select`) → [`files`].
 //! Around them: `open` (TAKEOVER), `shard` (the handle), `compact`, [`budget`], [`batches`],
 //! `local_state` (terms on the own disk).
 //!
 //! Never here: SQL, sockets, which shard should be where, a tenant's rights.
 
+mod arrays;
 pub mod batches;
 pub mod budget;
 mod claim;
@@ -26,7 +27,6 @@ mod runs;
 mod segment;
 mod select;
 mod shard;
-mod sort;
 mod state;
 pub mod version;
 

@@ -14,10 +14,12 @@ use std::sync::{Arc, OnceLock};
 
 use auxo_proto::ids::{Seq, TabletId};
 use auxo_proto::rows::Rows;
-use auxo_proto::schema::{MergeMode, TableInfo};
+use auxo_proto::schema::TableInfo;
+use auxo_sst::SstError;
 use auxo_sst::batch::{FieldSet, SortedBatch};
+use auxo_sst::merge;
 
-use crate::sort;
+use crate::arrays;
 
 /// Width of a memtable's windows when the table's segments are not set by hand: the narrowest
 /// segment there is, which all others are multiples of.
@@ -55,7 +57,7 @@ pub struct Piece {
 
 #[derive(Debug)]
 enum Content {
-    Part { rows: Arc<Rows>, pick: Option<Vec<u32>>, table: Arc<TableInfo>, sorted: OnceLock<Sorted> },
+    Part { rows: Rows, table: Arc<TableInfo>, sorted: OnceLock<Result<Sorted, SstError>> },
     Run(Sorted),
 }
 
@@ -83,11 +85,13 @@ impl Piece {
     }
 
     /// Its rows in key order; a part is sorted at the first call and remembers it.
-    pub fn sorted(&self) -> Sorted {
+    ///
+    /// * errors: [`SstError::Rows`] when a request's rows break their shape: a bug.
+    pub fn sorted(&self) -> Result<Sorted, SstError> {
         match &self.content {
-            Content::Run(sorted) => sorted.clone(),
-            Content::Part { rows, pick, table, sorted } => {
-                sorted.get_or_init(|| sort_part(rows, pick.as_deref(), table)).clone()
+            Content::Run(sorted) => Ok(sorted.clone()),
+            Content::Part { rows, table, sorted } => {
+                sorted.get_or_init(|| sort_part(rows, table)).clone()
             }
         }
     }
@@ -97,36 +101,29 @@ impl Piece {
         let times = || sorted.batches.iter().flat_map(|batch| batch.time.iter().copied());
         let (t_min, t_max) = (times().min()?, times().max()?);
         let rows = sorted.batches.iter().map(SortedBatch::rows).sum();
-        let bytes = sorted.batches.iter().map(sort::memory_bytes).sum();
+        let bytes = sorted.batches.iter().map(arrays::memory_bytes).sum();
         Some(Self { seq_min, seq_max, t_min, t_max, rows, bytes, content: Content::Run(sorted) })
     }
 }
 
-fn sort_part(rows: &Rows, pick: Option<&[u32]>, table: &TableInfo) -> Sorted {
+fn sort_part(rows: &Rows, table: &TableInfo) -> Result<Sorted, SstError> {
     let present = |id| rows.columns.iter().any(|column| column.id == id);
     let fields: FieldSet =
         table.schema.fields().filter(|field| present(field.id)).cloned().collect();
-    let batch = sort::sort_rows(rows, pick, &fields, table.options.merge_mode);
-    Sorted { fields, batches: Arc::from([batch]) }
+    let unsorted = arrays::unsorted(rows, &fields);
+    let batch = merge::sort_rows(&unsorted, table.options.merge_mode)?;
+    Ok(Sorted { fields, batches: Arc::from([batch]) })
 }
 
 /// Cuts a request's rows by window: one part per window, earliest window first.
-pub fn parts(rows: &Arc<Rows>, table: &Arc<TableInfo>, seq: Seq) -> Vec<(i64, Piece)> {
+pub fn parts(rows: Rows, table: &Arc<TableInfo>, seq: Seq) -> Vec<(i64, Piece)> {
     let width = window_ns(table);
     let (Some(&t_min), Some(&t_max)) = (rows.time.iter().min(), rows.time.iter().max()) else {
         return Vec::new();
     };
-    let bytes_of = |count: usize| part_bytes(rows) * count / rows.len();
-    let part = |pick: Option<Vec<u32>>, t_min, t_max| {
-        let count = pick.as_ref().map_or(rows.len(), Vec::len);
-        let table = Arc::clone(table);
-        let content = Content::Part { rows: Arc::clone(rows), pick, table, sorted: OnceLock::new() };
-        let bytes = bytes_of(count);
-        Piece { seq_min: seq, seq_max: seq, t_min, t_max, rows: count, bytes, content }
-    };
     let first = window_start(t_min, width);
     if first == window_start(t_max, width) {
-        return vec![(first, part(None, t_min, t_max))];
+        return vec![(first, part(rows, table, seq, t_min, t_max))];
     }
     let mut windows: BTreeMap<i64, (Vec<u32>, i64, i64)> = BTreeMap::new();
     for (row, &time) in rows.time.iter().enumerate() {
@@ -138,8 +135,16 @@ pub fn parts(rows: &Arc<Rows>, table: &Arc<TableInfo>, seq: Seq) -> Vec<(i64, Pi
     }
     windows
         .into_iter()
-        .map(|(start, (pick, t_min, t_max))| (start, part(Some(pick), t_min, t_max)))
+        .map(|(start, (pick, t_min, t_max))| {
+            (start, part(rows.take(&pick), table, seq, t_min, t_max))
+        })
         .collect()
+}
+
+fn part(rows: Rows, table: &Arc<TableInfo>, seq: Seq, t_min: i64, t_max: i64) -> Piece {
+    let (count, bytes) = (rows.len(), part_bytes(&rows));
+    let content = Content::Part { rows, table: Arc::clone(table), sorted: OnceLock::new() };
+    Piece { seq_min: seq, seq_max: seq, t_min, t_max, rows: count, bytes, content }
 }
 
 /// Bytes that a request's rows take while they are parts, with room for their sorted copy.
@@ -308,9 +313,4 @@ fn like_sized_runs(runs: &[Arc<Piece>]) -> Option<std::ops::Range<usize>> {
     let from = runs.len().checked_sub(RUNS_JOINED)?;
     let sizes = || runs[from..].iter().map(|run| run.rows);
     (sizes().max()? <= sizes().min()?.max(1) * RUNS_JOINED).then_some(from..runs.len())
-}
-
-/// Merge mode under which the rows of a table are joined.
-pub(crate) fn mode(table: &TableInfo) -> MergeMode {
-    table.options.merge_mode
 }

@@ -14,9 +14,12 @@ use std::sync::Arc;
 use auxo_proto::ids::Seq;
 use auxo_proto::schema::{MergeMode, TableInfo, TabletSpec};
 use auxo_sst::batch::{FieldSet, SortedBatch};
+use auxo_sst::SstError;
 use auxo_sst::entry::FileEntry;
 use auxo_sst::manifest::Delete;
+use auxo_sst::merge::{self, MergeSource};
 use auxo_sst::predicate::{ScanSpec, TagMatcher, TimeRange};
+use bytes::Bytes;
 use futures::StreamExt;
 use futures::stream::{self, BoxStream};
 
@@ -33,20 +36,14 @@ pub enum ReadError {
     StaleRoute(auxo_proto::ids::TabletId),
     /// A file is damaged or cannot be read.
     #[error(transparent)]
-    File(#[from] Arc<auxo_sst::SstError>),
+    File(#[from] SstError),
     /// The shard cannot promise a strong read.
     #[error("shard does not answer: {0}")]
     Unavailable(String),
 }
 
-impl From<auxo_sst::SstError> for ReadError {
-    fn from(error: auxo_sst::SstError) -> Self {
-        Self::File(Arc::new(error))
-    }
-}
-
 /// Rows on their way up, in key order within a stack.
-pub type RowStream = BoxStream<'static, Result<SortedBatch, ReadError>>;
+pub type RowStream = BoxStream<'static, Result<SortedBatch, SstError>>;
 
 /// One tablet at one moment; stays whole while writes, flushes and compactions go on.
 #[derive(Clone, Debug)]
@@ -82,6 +79,14 @@ impl Source {
         match self {
             Self::File(entry) => entry.seq_max,
             Self::Piece(piece) => piece.seq_max,
+        }
+    }
+
+    /// A lower bound of its series keys.
+    fn first_key(&self) -> Bytes {
+        match self {
+            Self::File(entry) => entry.first_key.clone(),
+            Self::Piece(_) => Bytes::new(),
         }
     }
 
@@ -273,16 +278,11 @@ impl Stack {
             spec.bounds.clear();
         }
         let spec = Arc::new(spec);
-        let mut streams: Vec<RowStream> =
-            self.sources.iter().map(|source| self.open_source(source, &spec)).collect();
-        match streams.pop() {
-            Some(only) if streams.is_empty() => only,
-            None => stream::empty().boxed(),
-            Some(youngest) => {
-                streams.push(youngest);
-                auxo_sst::merge::merge(streams, self.table.options.merge_mode, &spec.fields)
-            }
-        }
+        let sources = self.sources.iter().map(|source| MergeSource {
+            rows: self.open_source(source, &spec),
+            first_key: source.first_key(),
+        });
+        merge::merge(sources.collect(), self.table.options.merge_mode, &spec.fields)
     }
 
     fn open_source(&self, source: &Source, spec: &Arc<ScanSpec>) -> RowStream {
@@ -303,9 +303,12 @@ fn piece_rows(piece: Arc<Piece>, spec: Arc<ScanSpec>) -> RowStream {
     stream::once(async move {
         let tags = match TagMatcher::new(&spec.tags) {
             Ok(tags) => tags,
-            Err(error) => return stream::iter([Err(error.into())]).boxed(),
+            Err(error) => return stream::iter([Err(error)]).boxed(),
         };
-        let Sorted { fields, batches } = piece.sorted();
+        let Sorted { fields, batches } = match piece.sorted() {
+            Ok(sorted) => sorted,
+            Err(error) => return stream::iter([Err(error)]).boxed(),
+        };
         stream::iter(batches.to_vec())
             .filter_map(move |batch| {
                 let wanted = select::wanted(&batch, &fields, &spec, &tags);
@@ -317,8 +320,21 @@ fn piece_rows(piece: Arc<Piece>, spec: Arc<ScanSpec>) -> RowStream {
     .boxed()
 }
 
-/// Rows of a piece with the given fields, older ones that a delete hit left out.
-pub(crate) fn piece_stream(piece: &Arc<Piece>, fields: &FieldSet, deletes: &[Delete]) -> RowStream {
+/// Rows of pieces, which are from old to young, merged; those that a delete hit left out.
+pub(crate) fn merged_pieces(
+    pieces: &[Arc<Piece>],
+    fields: &FieldSet,
+    deletes: &[Delete],
+    mode: MergeMode,
+) -> RowStream {
+    let sources = pieces.iter().map(|piece| MergeSource {
+        rows: piece_stream(piece, fields, deletes),
+        first_key: Bytes::new(),
+    });
+    merge::merge(sources.collect(), mode, fields)
+}
+
+fn piece_stream(piece: &Arc<Piece>, fields: &FieldSet, deletes: &[Delete]) -> RowStream {
     let spec = Arc::new(everything(fields));
     let hits = deletes.iter().filter(|delete| delete.seq > piece.seq_max).cloned().collect();
     select::without_deleted(piece_rows(Arc::clone(piece), spec), hits)

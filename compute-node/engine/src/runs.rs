@@ -7,11 +7,12 @@ use std::sync::Arc;
 
 use auxo_proto::ids::TabletId;
 use auxo_proto::schema::{Column, TableInfo};
+use auxo_sst::SstError;
 use auxo_sst::batch::FieldSet;
 use futures::TryStreamExt;
 
 use crate::memtable::{self, Piece, Sorted};
-use crate::read::{self, ReadError};
+use crate::read;
 use crate::shard::Parts;
 use crate::version::Version;
 
@@ -81,14 +82,13 @@ fn due(version: &Version) -> Option<Due> {
 /// One run of all rows of the pieces, which are from old to young.
 ///
 /// * effects: takes CPU time in the order of a microsecond per ten rows.
-fn join(pieces: &[Arc<Piece>], table: &TableInfo) -> Result<Option<Piece>, ReadError> {
-    let sorted: Vec<Sorted> = pieces.iter().map(|piece| piece.sorted()).collect();
+fn join(pieces: &[Arc<Piece>], table: &TableInfo) -> Result<Option<Piece>, SstError> {
+    let sorted: Vec<Sorted> = pieces.iter().map(|piece| piece.sorted()).collect::<Result<_, _>>()?;
     let has = |column: &&Column| {
         sorted.iter().any(|run| run.fields.iter().any(|field| field.id == column.id))
     };
     let fields: FieldSet = table.schema.fields().filter(has).cloned().collect();
-    let streams = pieces.iter().map(|piece| read::piece_stream(piece, &fields, &[])).collect();
-    let merged = auxo_sst::merge::merge(streams, memtable::mode(table), &fields);
+    let merged = read::merged_pieces(pieces, &fields, &[], table.options.merge_mode);
     let batches: Vec<_> = futures::executor::block_on(merged.try_collect())?;
     let seq_min = pieces.iter().map(|piece| piece.seq_min).min().unwrap_or_default();
     let seq_max = pieces.iter().map(|piece| piece.seq_max).max().unwrap_or_default();

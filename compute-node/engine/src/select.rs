@@ -73,7 +73,7 @@ pub(crate) fn without_deleted(rows: RowStream, deletes: Vec<Delete>) -> RowStrea
         .collect();
     let deletes = match deletes {
         Ok(deletes) => deletes,
-        Err(error) => return futures::stream::iter([Err(error.into())]).boxed(),
+        Err(error) => return futures::stream::iter([Err(error)]).boxed(),
     };
     rows.filter_map(move |batch| {
         let left = batch.map(|batch| left(&batch, &deletes)).transpose();
@@ -125,6 +125,15 @@ fn push_range(ranges: &mut Vec<(usize, Range<usize>)>, slice: usize, rows: Range
     if !rows.is_empty() {
         ranges.push((slice, rows));
     }
+}
+
+/// The first `count` series of a batch, and the others.
+pub(crate) fn split_series(batch: &SortedBatch, count: usize) -> (SortedBatch, SortedBatch) {
+    let part = |slices: Range<usize>| {
+        let ranges: Vec<_> = slices.map(|slice| (slice, batch.slice_rows(slice))).collect();
+        keep(batch, &ranges)
+    };
+    (part(0..count), part(count..batch.series.len()))
 }
 
 /// Rows of the given ranges, which ascend; a slice may have several.

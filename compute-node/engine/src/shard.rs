@@ -27,7 +27,7 @@ use crate::committer::{Committer, NotCommitted};
 use crate::files::FileCache;
 use crate::flush::{self, FlushError, Target};
 use crate::leader::{Busy, Command, Ended, Submitted, WriteError, Written};
-use crate::payload::{self, Batch, Entry};
+use crate::payload::{self, Batch, EncodeError, EncodedBatch, Entry};
 use crate::read::{ReadError, TabletSnapshot};
 use crate::state::Cut;
 use crate::version::{self, Current};
@@ -116,11 +116,8 @@ impl Shard {
             parts.flush_wanted.notify_one();
             return Err(WriteError::Busy(Busy::Unflushed));
         }
-        let encoded = payload::encode_batch(&batch);
-        if encoded.len() > PAYLOAD_BYTES_MAX - payload::JOIN_BYTES {
-            return Err(WriteError::TooLarge(encoded.len()));
-        }
-        let permit = parts.budget.admit(encoded.len());
+        let encoded = encode(&batch)?;
+        let permit = parts.budget.admit(encoded.memory_bytes());
         let permit = permit.ok_or(WriteError::Busy(Busy::Memory))?;
         self.submit(batch, encoded, Some(permit)).await
     }
@@ -151,14 +148,14 @@ impl Shard {
 
     async fn change(&self, entry: Entry) -> Result<(), WriteError> {
         let batch = Batch { tenant: TenantId(0), id: None, hash: 0, entries: vec![entry] };
-        let encoded = payload::encode_batch(&batch);
+        let encoded = encode(&batch)?;
         self.submit(batch, encoded, None).await.map(drop)
     }
 
     async fn submit(
         &self,
         batch: Batch,
-        encoded: bytes::Bytes,
+        encoded: EncodedBatch,
         permit: Option<crate::budget::RequestPermit>,
     ) -> Result<Written, WriteError> {
         let (reply, answer) = oneshot::channel();
@@ -294,6 +291,23 @@ impl Shard {
         };
         self.parts.stop.cancel();
         flushed.map_err(|error| WriteError::Refused(error.to_string()))
+    }
+}
+
+/// Encodes a batch that one record can hold.
+fn encode(batch: &Batch) -> Result<EncodedBatch, WriteError> {
+    let encoded = payload::encode_batch(batch).map_err(|error| match error {
+        EncodeError::TooLarge { .. } | EncodeError::TooDeep => {
+            WriteError::TooLarge(error.to_string())
+        }
+        EncodeError::Malformed(_) => WriteError::Refused(error.to_string()),
+    })?;
+    let bytes = encoded.encoded_bytes();
+    match bytes > PAYLOAD_BYTES_MAX - payload::HEADER_BYTES {
+        true => Err(WriteError::TooLarge(format!(
+            "batch is {bytes} bytes encoded, a record holds {PAYLOAD_BYTES_MAX}"
+        ))),
+        false => Ok(encoded),
     }
 }
 

@@ -171,7 +171,7 @@ impl State {
                 match entry {
                     Entry::Rows { tablet, rows, .. } => {
                         if let Some(spec) = tablets.get(&tablet) {
-                            let cut = memtable::parts(&Arc::new(rows), &spec.table, seq);
+                            let cut = memtable::parts(rows, &spec.table, seq);
                             parts.extend(cut.into_iter().map(|(window, part)| (tablet, window, part)));
                         }
                     }
