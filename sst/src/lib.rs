@@ -17,6 +17,8 @@ pub mod index;
 pub mod manifest;
 pub mod manifest_store;
 pub mod merge;
+#[cfg(test)]
+mod model;
 pub mod names;
 pub mod predicate;
 pub mod reader;

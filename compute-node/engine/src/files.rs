@@ -15,9 +15,15 @@ use object_store::ObjectStore;
 use crate::read::RowStream;
 
 /// Reads files; clones share the opened tails.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct FileCache {
     tails: TailCache,
+}
+
+impl std::fmt::Debug for FileCache {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("FileCache")
+    }
 }
 
 impl FileCache {

@@ -89,7 +89,7 @@ pub(crate) async fn write_files(
                 break;
             };
             if batch.series[0].key == written {
-                let (same, others) = select::split_series(&batch, 1);
+                let (same, others) = select::split_series(&batch, 1)?;
                 writer.push(&same)?;
                 if others.rows() == 0 {
                     open = Some((writer, written));

@@ -275,7 +275,6 @@ impl Engine {
         });
         self.0.tasks.spawn(Arc::clone(&parts).keep_flushing());
         self.0.tasks.spawn(Arc::clone(&parts).keep_joining());
-        self.0.tasks.spawn(Arc::clone(&parts).keep_compacting());
         self.0.shards.write().insert(shard_id, shard.clone());
         shard
     }

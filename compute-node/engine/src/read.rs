@@ -312,7 +312,7 @@ fn piece_rows(piece: Arc<Piece>, spec: Arc<ScanSpec>) -> RowStream {
         stream::iter(batches.to_vec())
             .filter_map(move |batch| {
                 let wanted = select::wanted(&batch, &fields, &spec, &tags);
-                futures::future::ready(wanted.map(Ok))
+                futures::future::ready(wanted.transpose())
             })
             .boxed()
     })

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use arrow::array::{Array, ArrayRef, MutableArrayData, make_array, new_null_array};
 use arrow::buffer::ScalarBuffer;
 use arrow::compute::cast;
+use auxo_sst::SstError;
 use auxo_sst::batch::{FieldSet, SeriesSlice, SortedBatch, arrow_type};
 use auxo_sst::manifest::Delete;
 use auxo_sst::predicate::{ScanSpec, TagMatcher, TimeRange};
@@ -27,7 +28,7 @@ pub(crate) fn wanted(
     have: &FieldSet,
     spec: &ScanSpec,
     tags: &TagMatcher,
-) -> Option<SortedBatch> {
+) -> Result<Option<SortedBatch>, SstError> {
     let mut ranges = Vec::with_capacity(batch.series.len());
     for (index, slice) in batch.series.iter().enumerate() {
         if spec.range.contains(slice.hash) && tags.matches(&slice.key) {
@@ -36,7 +37,7 @@ pub(crate) fn wanted(
     }
     let rows: usize = ranges.iter().map(|(_, rows)| rows.len()).sum();
     if rows == 0 {
-        return None;
+        return Ok(None);
     }
     let fields = spec.fields.iter().map(|field| {
         let ty = arrow_type(field.ty);
@@ -56,10 +57,10 @@ pub(crate) fn wanted(
         time: batch.time.clone(),
         fields: fields.collect(),
     };
-    Some(match rows == batch.rows() {
-        true => projected,
-        false => keep(&projected, &ranges),
-    })
+    match rows == batch.rows() {
+        true => Ok(Some(projected)),
+        false => keep(&projected, &ranges).map(Some),
+    }
 }
 
 /// The stream without the rows that the deletes hit.
@@ -76,14 +77,17 @@ pub(crate) fn without_deleted(rows: RowStream, deletes: Vec<Delete>) -> RowStrea
         Err(error) => return futures::stream::iter([Err(error)]).boxed(),
     };
     rows.filter_map(move |batch| {
-        let left = batch.map(|batch| left(&batch, &deletes)).transpose();
+        let left = batch.and_then(|batch| left(&batch, &deletes)).transpose();
         futures::future::ready(left)
     })
     .boxed()
 }
 
 /// What the deletes leave of a batch.
-fn left(batch: &SortedBatch, deletes: &[(TagMatcher, TimeRange)]) -> Option<SortedBatch> {
+fn left(
+    batch: &SortedBatch,
+    deletes: &[(TagMatcher, TimeRange)],
+) -> Result<Option<SortedBatch>, SstError> {
     let mut ranges = Vec::with_capacity(batch.series.len());
     for (index, slice) in batch.series.iter().enumerate() {
         let mut alive = vec![batch.slice_rows(index)];
@@ -97,9 +101,9 @@ fn left(batch: &SortedBatch, deletes: &[(TagMatcher, TimeRange)]) -> Option<Sort
     }
     let rows: usize = ranges.iter().map(|(_, rows)| rows.len()).sum();
     match rows {
-        0 => None,
-        rows if rows == batch.rows() => Some(batch.clone()),
-        _ => Some(keep(batch, &ranges)),
+        0 => Ok(None),
+        rows if rows == batch.rows() => Ok(Some(batch.clone())),
+        _ => keep(batch, &ranges).map(Some),
     }
 }
 
@@ -128,16 +132,22 @@ fn push_range(ranges: &mut Vec<(usize, Range<usize>)>, slice: usize, rows: Range
 }
 
 /// The first `count` series of a batch, and the others.
-pub(crate) fn split_series(batch: &SortedBatch, count: usize) -> (SortedBatch, SortedBatch) {
+pub(crate) fn split_series(
+    batch: &SortedBatch,
+    count: usize,
+) -> Result<(SortedBatch, SortedBatch), SstError> {
     let part = |slices: Range<usize>| {
         let ranges: Vec<_> = slices.map(|slice| (slice, batch.slice_rows(slice))).collect();
         keep(batch, &ranges)
     };
-    (part(0..count), part(count..batch.series.len()))
+    Ok((part(0..count)?, part(count..batch.series.len())?))
 }
 
 /// Rows of the given ranges, which ascend; a slice may have several.
-fn keep(batch: &SortedBatch, ranges: &[(usize, Range<usize>)]) -> SortedBatch {
+fn keep(
+    batch: &SortedBatch,
+    ranges: &[(usize, Range<usize>)],
+) -> Result<SortedBatch, SstError> {
     let mut series: Vec<SeriesSlice> = Vec::with_capacity(ranges.len());
     let mut time = Vec::with_capacity(ranges.iter().map(|(_, rows)| rows.len()).sum());
     let mut joined: Vec<Range<usize>> = Vec::with_capacity(ranges.len());
@@ -155,17 +165,23 @@ fn keep(batch: &SortedBatch, ranges: &[(usize, Range<usize>)]) -> SortedBatch {
         }
     }
     let fields = batch.fields.iter().map(|array| keep_ranges(array, &joined, time.len()));
-    SortedBatch { fields: fields.collect(), series, time: ScalarBuffer::from(time) }
+    let fields = fields.collect::<Result<_, _>>()?;
+    Ok(SortedBatch { fields, series, time: ScalarBuffer::from(time) })
 }
 
-fn keep_ranges(array: &ArrayRef, ranges: &[Range<usize>], rows: usize) -> ArrayRef {
+fn keep_ranges(
+    array: &ArrayRef,
+    ranges: &[Range<usize>],
+    rows: usize,
+) -> Result<ArrayRef, SstError> {
     if let [only] = ranges {
-        return array.slice(only.start, only.len());
+        return Ok(array.slice(only.start, only.len()));
     }
     let data = array.to_data();
     let mut kept = MutableArrayData::new(vec![&data], false, rows);
     for range in ranges {
-        kept.extend(0, range.start, range.end);
+        let extended = kept.try_extend(0, range.start, range.end);
+        extended.map_err(|error| SstError::Rows(error.to_string()))?;
     }
-    make_array(kept.freeze())
+    Ok(make_array(kept.freeze()))
 }
