@@ -9,7 +9,11 @@
 
 pub mod batch;
 pub mod entry;
+#[cfg(test)]
+mod faulty;
+pub mod local_store;
 pub mod manifest;
 pub mod manifest_store;
 pub mod names;
 pub mod predicate;
+pub mod store_check;
