@@ -4,7 +4,8 @@
 //! scan may skip), [`entry`] (what a manifest knows of a file); [`format`], [`writer`], [`index`],
 //! [`reader`] (one file: bytes, made, found, read); [`merge`] (several sources as one);
 //! [`manifest`] and [`manifest_store`] (what a shard consists of, and how that changes),
-//! [`names`] (every object's key). The seam below is `object_store::ObjectStore`.
+//! [`names`] (every object's key), [`local_store`] and [`store_check`] (a store that keeps what it
+//! promises). The seam below is `object_store::ObjectStore`.
 //!
 //! Never here: the log, a role, a table's name, SQL. A term is only ever copied, never judged,
 //! except by the manifest's commit.
@@ -12,8 +13,11 @@
 pub mod batch;
 pub mod entry;
 mod error;
+#[cfg(test)]
+mod faulty;
 pub mod format;
 pub mod index;
+pub mod local_store;
 pub mod manifest;
 pub mod manifest_store;
 pub mod merge;
@@ -22,6 +26,7 @@ mod model;
 pub mod names;
 pub mod predicate;
 pub mod reader;
+pub mod store_check;
 pub mod writer;
 
 pub use error::SstError;

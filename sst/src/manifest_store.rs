@@ -35,8 +35,6 @@ use crate::manifest::{DecodeError, MANIFEST_BYTES_MAX, Manifest};
 use crate::names;
 
 #[cfg(test)]
-mod faulty;
-#[cfg(test)]
 mod tests;
 
 /// How often and how long a commit asks the store before its deadline.

@@ -4,6 +4,7 @@
 //! {shard}/manifest/{number, 20 digits}
 //! {shard}/sst/{epoch}.{inc}-{writer, hex}/{tenant}-{table}-{ulid}.parquet
 //! {shard}/sst/{epoch}.{inc}-{writer, hex}/{tenant}-bundle-{ulid}
+//! check/{number drawn, 32 hex digits}
 //! ```
 //! Numbers are decimal without leading zeros unless a width is given; `writer` is lower-case hex
 //! without leading zeros. Term and writer are those of the leader that gave the name out, so no
@@ -37,6 +38,11 @@ pub fn manifest_number(name: &Path) -> Option<u64> {
     let digits = name.filename()?;
     let all_digits = digits.len() == DIGITS && digits.bytes().all(|byte| byte.is_ascii_digit());
     all_digits.then(|| digits.parse().ok()).flatten()
+}
+
+/// Name of the object that a start-up check races for, below the store's prefix.
+pub fn store_check(drawn: u128) -> Path {
+    Path::from(format!("check/{drawn:032x}"))
 }
 
 /// Folder of all sorted files of a shard, below the store's prefix.

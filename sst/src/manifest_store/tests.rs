@@ -2,14 +2,14 @@
 
 use std::collections::HashSet;
 
-use object_store::local::LocalFileSystem;
 use object_store::memory::InMemory;
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt};
 use proptest::prelude::*;
 
-use super::faulty::{Fault, Faulty};
 use super::*;
+use crate::faulty::{Fault, Faulty};
+use crate::local_store::LocalStore;
 use crate::manifest::samples::{bump, flush, fresh, term};
 
 const SOON: Duration = Duration::from_secs(60);
@@ -62,7 +62,7 @@ async fn memory_keeps_a_chain() {
 #[tokio::test]
 async fn a_local_directory_keeps_a_chain() {
     let folder = tempfile::tempdir().unwrap();
-    let store = LocalFileSystem::new_with_prefix(folder.path()).unwrap();
+    let store = LocalStore::open(folder.path()).unwrap();
     commits_and_reads_back(manifests(store)).await;
 }
 

@@ -14,7 +14,7 @@ use futures::{StreamExt, TryStreamExt};
 use object_store::path::Path;
 use object_store::{
     CopyOptions, Error, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta,
-    ObjectStore, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
+    ObjectStore, PutMode, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
 };
 use parking_lot::Mutex;
 
@@ -35,6 +35,10 @@ pub(crate) enum Fault {
     Hang,
     /// A put never answered, done when that many further calls have begun.
     Late(u8),
+    /// A put that lands over what is there although it should create.
+    Overwrite,
+    /// A put reported done of which nothing landed.
+    Forgotten,
     /// A LIST that lacks its last name.
     Stale,
     /// A GET or LIST of an object that is there finds nothing.
@@ -150,6 +154,14 @@ impl ObjectStore for Faulty {
                 self.inner.put_opts(location, payload, options).await?;
                 Err(exists(location))
             }
+            Fault::Overwrite => {
+                let options = PutOptions::from(PutMode::Overwrite);
+                self.inner.put_opts(location, payload, options).await
+            }
+            Fault::Forgotten => Ok(PutResult {
+                e_tag: None,
+                version: None,
+            }),
             Fault::None | Fault::Stale | Fault::NotFound => {
                 self.inner.put_opts(location, payload, options).await
             }
