@@ -4,12 +4,16 @@
 //!
 //! Rooms: [`binary`] (builds or finds `auxo`), [`standalone`] (one node as a child process),
 //! [`http`] (what the programs ask of it), [`wait`] (conditions with a deadline), [`disk`] (where
-//! temporary directories go).
+//! temporary directories go); [`queries`] (the benchmark's fifteen), [`duckdb`] (the oracle for
+//! them), [`compare`] (answers row by row).
 //!
 //! Never here: a mock of a server that can run, a sleep that hopes, a process found by name.
 
 pub mod binary;
+pub mod compare;
 pub mod disk;
+pub mod duckdb;
 pub mod http;
+pub mod queries;
 pub mod standalone;
 pub mod wait;
