@@ -25,8 +25,10 @@ pub const ROW_GROUP_ROWS: usize = 131_072;
 pub const PAGE_ROWS: usize = 8_192;
 /// Series in one block of the series index, but for the last block.
 pub const BLOCK_SERIES: usize = 128;
-/// Below this many rows a series a file keeps no entry per series.
+/// Below this many rows a series a file of many series keeps no entry per series.
 pub const SPARSE_ROWS: u64 = 8;
+/// With fewer series than this a file is never sparse: its index is small anyway.
+pub const SPARSE_SERIES_MIN: usize = 4_096;
 /// Size at which a writer should be finished and a new file begun.
 pub const FILE_BYTES_MAX: usize = 64 * 1024 * 1024;
 

@@ -431,16 +431,19 @@ pub(crate) fn batches(rows: &[Row], fields: &FieldSet, cuts: &[usize]) -> Vec<So
         .collect()
 }
 
-/// A small file: pages and row groups end early.
+/// A small file: pages and row groups end early, and with `sparse` there is no entry per series
+/// when rows are few enough.
 pub(crate) fn write(
     spec: FileSpec,
     fields: &FieldSet,
     batches: &[SortedBatch],
+    sparse: bool,
 ) -> (Bytes, crate::entry::FileEntry) {
     let layout = Layout {
         group_rows: 32,
         page_rows: 8,
         sample_rows: 20,
+        sparse_series_min: if sparse { 1 } else { usize::MAX },
     };
     let mut writer = SstWriter::with_layout(spec, fields.clone(), layout);
     for batch in batches {

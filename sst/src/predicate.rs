@@ -3,6 +3,7 @@
 //! Tag filters are exact: a series passes or not. Bounds on fields only prune (files, pages); rows
 //! that fail them may still come out, because a field may be judged only after the merge.
 
+mod bounds;
 mod matcher;
 
 use auxo_proto::ids::ColumnId;
@@ -11,6 +12,7 @@ use auxo_proto::schema::HashRange;
 use crate::batch::FieldSet;
 
 pub use matcher::TagMatcher;
+pub(crate) use matcher::{Node, Test};
 
 /// Times from `start` up to but not including `end`, in nanoseconds since 1970.
 ///

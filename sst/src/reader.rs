@@ -4,16 +4,21 @@
 //! scan reads pages of the fields asked for and nothing else: tags come from the series blocks,
 //! times of regular series from arithmetic.
 //!
-//! Rooms: `fetch` (checked bytes), `plan` (series and times to rows), `scan` (rows to batches),
-//! `fields` (columns by id, widened), `tails` (a bounded cache of opened files).
+//! Rooms: `fetch` (checked bytes), `plan` (series and times to rows), `pages` (rows that statistics
+//! leave over), `scan` (rows to batches), `sparse` (the same without an entry per series), `fields`
+//! (columns by id, widened), `series` (questions answered by the index), `tails` (a bounded cache of
+//! opened files).
 //!
 //! Every byte that is used was compared with a checksum first: damage is an error that names the
 //! object, never a wrong row.
 
 mod fetch;
 mod fields;
+mod pages;
 mod plan;
 mod scan;
+mod series;
+mod sparse;
 mod tails;
 
 use std::ops::Range;
@@ -32,13 +37,16 @@ use crate::batch::SortedBatch;
 use crate::entry::FileEntry;
 use crate::error::SstError;
 use crate::format::{BLOCK_SERIES, FORMAT, SUM_BLOCK, Sections, keys, sections};
+use crate::index::FieldHead;
 use crate::index::blocks::SeriesBlock;
-use crate::index::heads::{FieldHead, Heads};
+use crate::index::heads::Heads;
+use crate::index::postings::TagPostings;
 use crate::predicate::{ScanSpec, TagMatcher};
 use fetch::{Source, Stretch};
 use fields::Projection;
 use plan::Planner;
 use scan::Scan;
+pub use series::{FileSeries, TagValues};
 pub use tails::TailCache;
 
 /// A file whose tail is in memory; cheap to share, immutable.
@@ -61,6 +69,9 @@ struct Body {
     block_rows: Vec<u64>,
     block_offsets: Vec<usize>,
     blocks: Vec<OnceLock<Arc<SeriesBlock>>>,
+    postings: Vec<(Bytes, OnceLock<Arc<TagPostings>>)>,
+    /// Places of the tags whose values make the partition hash.
+    partition: Vec<usize>,
     /// First row of each row group, and the number of all rows.
     group_rows: Vec<u64>,
     memory_bytes: usize,
@@ -145,15 +156,36 @@ impl SstFile {
     }
 
     fn begin(self: &Arc<Self>, spec: &ScanSpec) -> Result<Scan, SstError> {
-        let matcher = TagMatcher::new(&spec.tags)?;
+        let matcher = Arc::new(TagMatcher::new(&spec.tags)?);
         let key = &self.entry.key;
         let projection = Projection::new(key, &self.body.parquet, self.time_leaf(), &spec.fields)?;
-        let range = HashRange {
-            lo: spec.range.lo.max(self.entry.range.lo),
-            hi: spec.range.hi.min(self.entry.range.hi),
+        let bounds = self.judge(&spec.bounds);
+        let range = self.range_within(spec.range);
+        let overlaps = spec.time.overlaps(self.entry.t_min, self.entry.t_max)
+            && range.lo <= self.body.heads.hashes.hi
+            && self.body.heads.hashes.lo <= range.hi;
+        let nothing = !overlaps || bounds.is_none();
+        let planner = Planner {
+            ordinals: if nothing {
+                None
+            } else {
+                self.ordinals(&matcher)?
+            },
+            matcher,
+            time: spec.time,
+            range,
+            bounds: bounds.unwrap_or_default(),
+            next: if nothing { self.group_count() } else { 0 },
         };
-        let planner = Planner::new(matcher, spec.time, range);
-        Ok(Scan::new(self.clone(), projection, spec.time, planner))
+        Ok(Scan::new(self.clone(), projection, planner))
+    }
+
+    /// The part of a hash range for which the entry says that this file answers.
+    fn range_within(&self, range: HashRange) -> HashRange {
+        HashRange {
+            lo: range.lo.max(self.entry.range.lo),
+            hi: range.hi.min(self.entry.range.hi),
+        }
     }
 
     fn corrupt(&self, what: impl std::fmt::Display) -> SstError {
@@ -188,6 +220,12 @@ impl SstFile {
     /// Numbers of the series blocks that hold any of the rows.
     fn blocks_of(&self, rows: &Range<u64>) -> Range<usize> {
         plan::overlapping(&self.body.block_rows, rows)
+    }
+
+    /// Rows of the file that a series block covers.
+    fn block_rows(&self, number: usize) -> Range<u64> {
+        let start = self.body.block_rows[number];
+        start..start + self.body.heads.blocks[number].rows
     }
 
     fn block(&self, number: usize) -> Result<Arc<SeriesBlock>, SstError> {
@@ -242,6 +280,7 @@ impl Body {
             |name: &str| section(name).ok_or_else(|| corrupt(&format!("it has no {name}")));
         let heads = Heads::decode(&needed(sections::HEADS)?).map_err(|error| corrupt(&error))?;
         let series = needed(sections::SERIES)?;
+        let postings = needed(sections::POSTINGS)?;
         let sums = needed(sections::SUMS)?;
 
         let mut group_rows = vec![0_u64];
@@ -258,6 +297,25 @@ impl Body {
             row = row.saturating_add(block.rows);
             offset = offset.saturating_add(block.stored_length);
         }
+        let mut tags = Vec::with_capacity(heads.tags.len());
+        let mut unread = postings.clone();
+        for tag in &heads.tags {
+            if tag.length > unread.len() {
+                return Err(corrupt(&"its postings are too short"));
+            }
+            tags.push((unread.split_to(tag.length), OnceLock::new()));
+        }
+        let place = |id: &str| {
+            let id: u32 = id.parse().ok()?;
+            heads.tags.iter().position(|tag| tag.column.0 == id)
+        };
+        let partition = value(keys::PARTITION)
+            .unwrap_or_default()
+            .split(',')
+            .filter(|id| !id.is_empty())
+            .map(place)
+            .collect::<Option<Vec<_>>>()
+            .ok_or_else(|| corrupt(&"it is hashed by a tag that it does not have"))?;
         let raw_bytes = heads
             .blocks
             .iter()
@@ -270,11 +328,13 @@ impl Body {
             && blocks as u64 == heads.series.div_ceil(BLOCK_SERIES as u64)
             && offset == series.len()
             && sums.len() as u64 == 4 * data_length.div_ceil(SUM_BLOCK)
+            && u32::try_from(heads.series).is_ok()
             && heads.tags.len() < metadata.file_metadata().schema_descr().num_columns();
         if !consistent {
             return Err(corrupt(&"its index and its rows do not fit together"));
         }
-        let memory_bytes = tail.len() + metadata.memory_size() + raw_bytes.saturating_mul(3);
+        let memory_bytes =
+            tail.len() + metadata.memory_size() + raw_bytes.saturating_mul(3) + postings.len();
         let options = ArrowReaderOptions::new().with_skip_arrow_metadata(true);
         let parquet = ArrowReaderMetadata::try_new(Arc::new(metadata), options)
             .map_err(|error| corrupt(&error))?;
@@ -288,6 +348,8 @@ impl Body {
             block_rows,
             block_offsets,
             blocks: (0..blocks).map(|_| OnceLock::new()).collect(),
+            postings: tags,
+            partition,
             group_rows,
             memory_bytes,
         })

@@ -30,7 +30,8 @@ use crate::batch::{FieldSet, SortedBatch, arrow_type};
 use crate::entry::FileEntry;
 use crate::error::SstError;
 use crate::format::{
-    FORMAT, PAGE_ROWS, ROW_GROUP_ROWS, SUM_BLOCK, Section, Sections, keys, sections,
+    FORMAT, PAGE_ROWS, ROW_GROUP_ROWS, SPARSE_SERIES_MIN, SUM_BLOCK, Section, Sections, keys,
+    sections,
 };
 use crate::index::build::IndexBuilder;
 use tags::TagRuns;
@@ -43,6 +44,7 @@ pub(crate) struct Layout {
     /// Divides `group_rows`.
     pub(crate) page_rows: usize,
     pub(crate) sample_rows: usize,
+    pub(crate) sparse_series_min: usize,
 }
 
 impl Layout {
@@ -50,6 +52,7 @@ impl Layout {
         group_rows: ROW_GROUP_ROWS,
         page_rows: PAGE_ROWS,
         sample_rows: 16_384,
+        sparse_series_min: SPARSE_SERIES_MIN,
     };
 }
 
@@ -202,9 +205,10 @@ impl SstWriter {
             .chunks(SUM_BLOCK as usize)
             .flat_map(|block| crc32c::crc32c(block).to_le_bytes())
             .collect();
-        let index = self.index.finish()?;
+        let index = self.index.finish(self.layout.sparse_series_min)?;
         let mut directory = Sections::default();
         for (name, bytes) in [
+            (sections::POSTINGS, index.postings),
             (sections::SERIES, index.series),
             (sections::HEADS, index.heads.encode()),
             (sections::SUMS, sums),

@@ -80,11 +80,6 @@ impl SeriesBlock {
         self.first_rows[index]..self.first_rows[index + 1]
     }
 
-    /// Index of the series that holds the row of the file, which lies in this block.
-    pub(crate) fn series_at(&self, row: u64) -> usize {
-        self.first_rows.partition_point(|&first| first <= row) - 1
-    }
-
     /// * `count`: series in the block, `first_row`: row of the file at which it starts.
     pub(crate) fn decode(
         stored: &[u8],
@@ -244,8 +239,6 @@ mod tests {
                 prop_assert_eq!(&block.key(index)[..], &key[..]);
                 prop_assert_eq!(block.entry(index), entry);
                 prop_assert_eq!(block.rows(index), row..row + entry.rows);
-                prop_assert_eq!(block.series_at(row), index);
-                prop_assert_eq!(block.series_at(row + entry.rows - 1), index);
                 row += entry.rows;
             }
         }

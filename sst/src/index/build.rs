@@ -10,10 +10,12 @@ use arrow::datatypes::{
     TimestampNanosecondType, UInt8Type, UInt16Type, UInt32Type, UInt64Type,
 };
 use auxo_proto::ids::ColumnId;
-use auxo_proto::schema::{Column, ColumnType};
+use auxo_proto::key;
+use auxo_proto::schema::{Column, ColumnType, HashRange};
 
 use super::blocks::{self, SeriesEntry};
 use super::heads::{BlockHead, FieldHead, Heads, TagHead};
+use super::postings;
 use crate::error::SstError;
 use crate::format::{BLOCK_SERIES, SPARSE_ROWS};
 use crate::predicate::Bound;
@@ -31,11 +33,14 @@ pub(crate) struct IndexBuilder {
     types: Vec<ColumnType>,
     rows: u64,
     may_repeat_times: bool,
+    /// Whether all keys are text, so that tag columns hold exactly what the keys hold.
+    text: bool,
 }
 
 /// The index sections of a finished file.
 pub(crate) struct BuiltIndex {
     pub(crate) heads: Heads,
+    pub(crate) postings: Vec<u8>,
     pub(crate) series: Vec<u8>,
 }
 
@@ -59,6 +64,7 @@ impl IndexBuilder {
             types: fields.iter().map(|column| column.ty).collect(),
             rows: 0,
             may_repeat_times,
+            text: true,
         }
     }
 
@@ -77,10 +83,6 @@ impl IndexBuilder {
             self.ends[ordinal - 1]
         };
         &self.keys[start..self.ends[ordinal]]
-    }
-
-    pub(crate) fn entries(&self) -> &[SeriesEntry] {
-        &self.entries
     }
 
     /// Bytes that the index is expected to take in the file; rather too many.
@@ -106,6 +108,7 @@ impl IndexBuilder {
         let (entry, rest) = match (order, self.entries.last_mut()) {
             (Some(std::cmp::Ordering::Equal), Some(entry)) if entry.hash == hash => (entry, times),
             (Some(std::cmp::Ordering::Less) | None, _) => {
+                self.text &= is_text(key);
                 self.keys.extend_from_slice(key);
                 self.ends.push(self.keys.len());
                 self.entries.push(SeriesEntry {
@@ -160,56 +163,77 @@ impl IndexBuilder {
         Some((first, last))
     }
 
-    /// Encodes the index.
-    pub(crate) fn finish(mut self) -> Result<BuiltIndex, SstError> {
+    /// Encodes the index; in the sparse form only from that many series on.
+    pub(crate) fn finish(mut self, sparse_series_min: usize) -> Result<BuiltIndex, SstError> {
         for field in &mut self.fields {
             let values = (self.rows - field.nulls) as f64;
             field.large_sum = field
                 .range
                 .is_some_and(|(min, max)| magnitude(min).max(magnitude(max)) * values >= EXACT_MAX);
         }
-        let sparse = self.rows < SPARSE_ROWS * self.entries.len() as u64;
-        let mut series = Vec::new();
-        let mut heads = Vec::new();
-        let ordinals: Vec<usize> = (0..self.entries.len()).collect();
-        for chunk in ordinals.chunks(BLOCK_SERIES) {
-            let entries = &self.entries[chunk[0]..chunk[0] + chunk.len()];
-            let (stored, raw_length) =
-                blocks::encode(chunk.iter().map(|&ordinal| self.key(ordinal)).zip(entries))
-                    .map_err(SstError::encode)?;
-            heads.push(BlockHead {
-                first_key: bytes::Bytes::copy_from_slice(self.key(chunk[0])),
+        let series = self.entries.len();
+        let sparse =
+            self.text && series >= sparse_series_min && self.rows < SPARSE_ROWS * series as u64;
+        let (mut blocks, mut stored) = (Vec::new(), Vec::new());
+        for first in (0..series).step_by(BLOCK_SERIES) {
+            let ordinals = first..series.min(first + BLOCK_SERIES);
+            let entries = &self.entries[ordinals.clone()];
+            let mut head = BlockHead {
+                first_key: bytes::Bytes::copy_from_slice(self.key(first)),
                 rows: entries.iter().map(|entry| entry.rows).sum(),
-                t_min: entries
-                    .iter()
-                    .map(|entry| entry.t_min)
-                    .fold(i64::MAX, i64::min),
-                t_max: entries
-                    .iter()
-                    .map(|entry| entry.t_max)
-                    .fold(i64::MIN, i64::max),
-                stored_length: stored.len(),
-                raw_length,
-            });
-            series.extend_from_slice(&stored);
+                t_min: entries.iter().fold(i64::MAX, |t, entry| t.min(entry.t_min)),
+                t_max: entries.iter().fold(i64::MIN, |t, entry| t.max(entry.t_max)),
+                stored_length: 0,
+                raw_length: 0,
+            };
+            if !sparse {
+                let keys = ordinals.map(|ordinal| self.key(ordinal));
+                let (block, raw) = blocks::encode(keys.zip(entries)).map_err(SstError::encode)?;
+                (head.stored_length, head.raw_length) = (block.len(), raw);
+                stored.extend_from_slice(&block);
+            }
+            blocks.push(head);
         }
-        let _ = sparse;
-        let tag = |&column: &ColumnId| TagHead {
-            column,
-            distinct: 0,
-            length: 0,
-        };
-        let tags = self.tags.iter().map(tag).collect();
+        let (mut tags, mut postings) = (Vec::new(), Vec::new());
+        let listed = if sparse { 0 } else { series };
+        let of_tags = postings::encode(self.tags.len(), listed, |ordinal| self.key(ordinal))
+            .map_err(|malformed| SstError::rows(malformed.to_string()))?;
+        for (&column, (bytes, distinct)) in self.tags.iter().zip(of_tags) {
+            tags.push(TagHead {
+                column,
+                distinct: distinct as u64,
+                length: bytes.len(),
+            });
+            postings.extend_from_slice(&bytes);
+        }
+        let hashes = self.entries.iter().map(|entry| entry.hash);
         let heads = Heads {
-            sparse: false,
-            series: self.entries.len() as u64,
+            sparse,
+            series: series as u64,
             rows: self.rows,
-            blocks: heads,
+            hashes: HashRange {
+                lo: hashes.clone().min().unwrap_or(0),
+                hi: hashes.max().unwrap_or(0),
+            },
+            blocks,
             tags,
             fields: self.fields,
         };
-        Ok(BuiltIndex { heads, series })
+        Ok(BuiltIndex {
+            heads,
+            postings,
+            series: stored,
+        })
     }
+}
+
+/// Whether every tag value of the key is UTF-8. Marks are ASCII, so a key that is text as a whole
+/// needs no second look.
+fn is_text(series_key: &[u8]) -> bool {
+    let is_utf8 = |value: &[u8]| std::str::from_utf8(value).is_ok();
+    is_utf8(series_key)
+        || key::decode(series_key)
+            .all(|value| value.is_ok_and(|value| value.is_none_or(|value| is_utf8(&value))))
 }
 
 /// Appends rows to a series, following whether their step goes on.

@@ -1,8 +1,8 @@
 //! Heads: directory of the series blocks and postings, and what is known of each field.
 //!
 //! ```text
-//! heads  := version u8 = 1 │ flags u8 │ series varint │ rows varint │ block count varint │ block* │
-//!           tag count varint │ tag* │ field count varint │ field*
+//! heads  := version u8 = 1 │ flags u8 │ series varint │ rows varint │ lowest, highest partition hash
+//!           u32 little-endian each │ block count varint │ block* │ tag count varint │ tag* │ field count varint │ field*
 //! block  := shared varint │ suffix of its first key (length varint, bytes) │ rows varint │
 //!           t_min zigzag │ t_max − t_min varint │ stored length varint │ unpacked length varint
 //! tag    := column id varint │ distinct values varint │ length of its postings varint
@@ -15,6 +15,7 @@
 //! floats (kind 2); the kind is one byte before them.
 
 use auxo_proto::ids::ColumnId;
+use auxo_proto::schema::HashRange;
 use bytes::Bytes;
 
 use super::blocks::shared_prefix;
@@ -70,6 +71,8 @@ pub(crate) struct Heads {
     pub(crate) sparse: bool,
     pub(crate) series: u64,
     pub(crate) rows: u64,
+    /// Partition hashes of all series.
+    pub(crate) hashes: HashRange,
     pub(crate) blocks: Vec<BlockHead>,
     pub(crate) tags: Vec<TagHead>,
     pub(crate) fields: Vec<FieldHead>,
@@ -80,6 +83,8 @@ impl Heads {
         let mut out = vec![VERSION, if self.sparse { SPARSE } else { 0 }];
         put_u64(&mut out, self.series);
         put_u64(&mut out, self.rows);
+        out.extend_from_slice(&self.hashes.lo.to_le_bytes());
+        out.extend_from_slice(&self.hashes.hi.to_le_bytes());
         put_u64(&mut out, self.blocks.len() as u64);
         let mut key_before: &[u8] = &[];
         for block in &self.blocks {
@@ -126,6 +131,10 @@ impl Heads {
         }
         let sparse = reader.u8()? & SPARSE != 0;
         let (series, rows) = (reader.u64()?, reader.u64()?);
+        let hashes = HashRange {
+            lo: reader.u32_le()?,
+            hi: reader.u32_le()?,
+        };
         let mut blocks: Vec<BlockHead> = Vec::new();
         let mut key: Vec<u8> = Vec::new();
         for _ in 0..reader.usize()? {
@@ -181,6 +190,7 @@ impl Heads {
             sparse,
             series,
             rows,
+            hashes,
             blocks,
             tags,
             fields,
@@ -239,6 +249,7 @@ mod tests {
             sparse: true,
             series: 200,
             rows: 1 << 40,
+            hashes: HashRange { lo: 7, hi: 9 },
             blocks: vec![block("abc", i64::MIN, i64::MAX), block("abd", -1, -1)],
             tags: vec![TagHead {
                 column: ColumnId(1),

@@ -81,6 +81,32 @@ impl TagMatcher {
     }
 }
 
+impl TagMatcher {
+    /// Whether a key from `first` up to and including `last` may pass; judges by the first tag
+    /// alone, and rather says yes.
+    pub(crate) fn may_pass(&self, first: &[u8], last: Option<&[u8]>) -> bool {
+        may_pass(&self.root, first, last)
+    }
+}
+
+fn may_pass(node: &Node, first: &[u8], last: Option<&[u8]>) -> bool {
+    match node {
+        Node::Constant(answer) => *answer,
+        Node::And(nodes) => nodes.iter().all(|node| may_pass(node, first, last)),
+        Node::Or(nodes) => nodes.iter().any(|node| may_pass(node, first, last)),
+        Node::Test {
+            tag: 0,
+            test: Test::OneOf(values),
+        } => values.iter().any(|value| {
+            let begin = key::encode([Some(&value[..])]);
+            let before = last.is_some_and(|last| last < &begin[..]);
+            let behind = first > &begin[..] && !first.starts_with(&begin);
+            !before && !behind
+        }),
+        Node::Test { .. } | Node::Not(_) => true,
+    }
+}
+
 fn compile(filter: &TagFilter) -> Result<Node, SstError> {
     let all = |filters: &[TagFilter]| filters.iter().map(compile).collect::<Result<Vec<_>, _>>();
     Ok(match filter {
@@ -208,6 +234,37 @@ mod tests {
         assert!(matches!(
             TagMatcher::new(&bad),
             Err(SstError::Pattern { pattern, .. }) if pattern == "("
+        ));
+    }
+
+    #[test]
+    fn key_ranges_are_ruled_out_by_the_first_tag() {
+        let of = |tags: &[&str]| key::encode(tags.iter().map(|tag| Some(tag.as_bytes())));
+        let may = |filter: TagFilter, first: &[&str], last: Option<&[&str]>| {
+            let matcher = TagMatcher::new(&filter).unwrap();
+            matcher.may_pass(&of(first), last.map(of).as_deref())
+        };
+        assert!(may(is(0, "b"), &["a"], Some(&["c"])));
+        assert!(may(is(0, "b"), &["a"], Some(&["b"])));
+        assert!(may(is(0, "b"), &["b", "x"], Some(&["c"])));
+        assert!(may(is(0, "b"), &["a"], None));
+        assert!(!may(is(0, "b"), &["ba"], None));
+        assert!(!may(is(0, "b"), &["a"], Some(&["a", "z"])));
+        assert!(may(is(1, "b"), &["c"], None));
+        assert!(!may(
+            TagFilter::And(vec![is(1, "b"), is(0, "b")]),
+            &["c"],
+            None
+        ));
+        assert!(may(
+            TagFilter::Or(vec![is(0, "d"), is(0, "b")]),
+            &["c"],
+            None
+        ));
+        assert!(may(
+            TagFilter::Not(Box::new(is(0, "b"))),
+            &["b"],
+            Some(&["b"])
         ));
     }
 

@@ -70,6 +70,12 @@ impl Projection {
         ProjectionMask::leaves(file.parquet_schema(), self.leaves.iter().copied())
     }
 
+    /// The columns before the fields too: tags and time.
+    pub(super) fn mask_with_keys(&self, file: &ArrowReaderMetadata, time: usize) -> ProjectionMask {
+        let leaves = (0..=time).chain(self.leaves.iter().copied());
+        ProjectionMask::leaves(file.parquet_schema(), leaves)
+    }
+
     /// The fields asked for, from a batch of the columns read.
     pub(super) fn apply(
         &self,

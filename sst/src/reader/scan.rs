@@ -27,7 +27,8 @@ use parquet::arrow::push_decoder::{ParquetPushDecoder, ParquetPushDecoderBuilder
 use super::SstFile;
 use super::fetch::Stretch;
 use super::fields::Projection;
-use super::plan::{GroupPlan, Piece, Planner, Times, selection};
+use super::plan::{GroupPlan, Piece, Planner, Times, Wanted, selection};
+use super::sparse::RowsReading;
 use crate::batch::{SeriesSlice, SortedBatch};
 use crate::error::SstError;
 use crate::format::PAGE_ROWS;
@@ -46,7 +47,6 @@ const EAGER_BYTES: u64 = 1024 * 1024;
 pub(super) struct Scan {
     file: Arc<SstFile>,
     projection: Arc<Projection>,
-    time: TimeRange,
     planner: Planner,
     unit_bytes: u64,
     ready: VecDeque<Reading>,
@@ -63,8 +63,10 @@ enum Ahead {
 
 /// A row group on its way: what is wanted, and the decoders that wait for pages.
 struct Group {
-    plan: GroupPlan,
+    number: usize,
+    wanted: Wanted,
     times: Option<Waiting>,
+    /// In a sparse file with tags and times.
     fields: Option<Waiting>,
 }
 
@@ -75,23 +77,23 @@ struct Waiting {
 }
 
 /// A row group whose pages are here.
-struct Reading {
+enum Reading {
+    Series(SeriesReading),
+    Rows(RowsReading),
+}
+
+/// Rows of known series.
+struct SeriesReading {
     pieces: VecDeque<Piece>,
     stored_times: VecDeque<Vec<i64>>,
     fields: Option<ParquetRecordBatchReader>,
 }
 
 impl Scan {
-    pub(super) fn new(
-        file: Arc<SstFile>,
-        projection: Projection,
-        time: TimeRange,
-        planner: Planner,
-    ) -> Self {
+    pub(super) fn new(file: Arc<SstFile>, projection: Projection, planner: Planner) -> Self {
         Self {
             file,
             projection: Arc::new(projection),
-            time,
             planner,
             unit_bytes: FIRST_UNIT_BYTES,
             ready: VecDeque::new(),
@@ -105,7 +107,13 @@ impl Scan {
         loop {
             self.look_ahead()?;
             while let Some(reading) = self.ready.front_mut() {
-                if let Some(batch) = reading.next(&self.file, &self.projection)? {
+                let batch = match reading {
+                    Reading::Series(reading) => reading.next(&self.file, &self.projection)?,
+                    Reading::Rows(reading) => {
+                        reading.next(&self.file, &self.projection, &self.planner)?
+                    }
+                };
+                if let Some(batch) = batch {
                     self.batches += 1;
                     return Ok(Some(batch));
                 }
@@ -161,7 +169,8 @@ impl Scan {
         if groups.is_empty() {
             return Ok(None);
         }
-        let (file, projection, time) = (self.file.clone(), self.projection.clone(), self.time);
+        let (file, projection) = (self.file.clone(), self.projection.clone());
+        let time = self.planner.time;
         Ok(Some(
             async move { read(&file, &projection, time, groups).await }.boxed(),
         ))
@@ -170,15 +179,23 @@ impl Scan {
 
 impl Group {
     fn new(file: &SstFile, projection: &Projection, plan: GroupPlan) -> Result<Self, SstError> {
-        let stored = plan.pieces.iter().filter(|piece| piece.is_stored());
-        let times = if stored.clone().next().is_some() {
-            let rows = selection(stored.map(|piece| piece.rows.clone()));
-            Some(Waiting::new(file, plan.group, file.time_mask(), rows)?)
-        } else {
+        let stored: Vec<Range<usize>> = match &plan.wanted {
+            Wanted::Series(pieces) => pieces
+                .iter()
+                .filter(|piece| piece.is_stored())
+                .map(|piece| piece.rows.clone())
+                .collect(),
+            Wanted::Rows(_) => Vec::new(),
+        };
+        let times = if stored.is_empty() {
             None
+        } else {
+            let rows = selection(stored.into_iter());
+            Some(Waiting::new(file, plan.group, file.time_mask(), rows)?)
         };
         let mut group = Self {
-            plan,
+            number: plan.group,
+            wanted: plan.wanted,
             times,
             fields: None,
         };
@@ -187,19 +204,30 @@ impl Group {
     }
 
     fn want_fields(&mut self, file: &SstFile, projection: &Projection) -> Result<(), SstError> {
-        self.fields = if projection.is_empty() || self.plan.pieces.is_empty() {
-            None
-        } else {
-            let rows = selection(self.plan.pieces.iter().map(|piece| piece.rows.clone()));
-            let mask = projection.mask(file.parquet());
-            Some(Waiting::new(file, self.plan.group, mask, rows)?)
+        let (rows, mask) = match &self.wanted {
+            Wanted::Series(pieces) if projection.is_empty() || pieces.is_empty() => {
+                self.fields = None;
+                return Ok(());
+            }
+            Wanted::Series(pieces) => (
+                selection(pieces.iter().map(|piece| piece.rows.clone())),
+                projection.mask(file.parquet()),
+            ),
+            Wanted::Rows(rows) => (
+                selection(rows.iter().cloned()),
+                projection.mask_with_keys(file.parquet(), file.time_leaf()),
+            ),
         };
+        self.fields = Some(Waiting::new(file, self.number, mask, rows)?);
         Ok(())
     }
 
     fn has_edges(&self) -> bool {
         let edge = |piece: &Piece| matches!(piece.times, Times::Stored { edge: true });
-        self.plan.pieces.iter().any(edge)
+        match &self.wanted {
+            Wanted::Series(pieces) => pieces.iter().any(edge),
+            Wanted::Rows(_) => false,
+        }
     }
 
     fn needs(&self) -> impl Iterator<Item = &Range<u64>> {
@@ -274,10 +302,10 @@ async fn read(
     let mut stored = Vec::with_capacity(groups.len());
     for group in &mut groups {
         let mut times = VecDeque::new();
-        if let Some(waiting) = group.times.take() {
-            let edges = group.has_edges();
+        let edges = group.has_edges();
+        if let (Some(waiting), Wanted::Series(pieces)) = (group.times.take(), &mut group.wanted) {
             let column = decode_times(file, waiting.into_reader(file, &stretches)?)?;
-            times = cut_edges(file, &mut group.plan.pieces, &column, time)?;
+            times = cut_edges(file, pieces, &column, time)?;
             if edges {
                 group.want_fields(file, projection)?;
             }
@@ -299,10 +327,14 @@ async fn read(
             Some(waiting) => Some(waiting.into_reader(file, &stretches)?),
             None => None,
         };
-        readings.push(Reading {
-            pieces: group.plan.pieces.into(),
-            stored_times,
-            fields,
+        readings.push(match (group.wanted, fields) {
+            (Wanted::Series(pieces), fields) => Reading::Series(SeriesReading {
+                pieces: pieces.into(),
+                stored_times,
+                fields,
+            }),
+            (Wanted::Rows(_), Some(rows)) => Reading::Rows(RowsReading::new(rows)),
+            (Wanted::Rows(_), None) => continue,
         });
     }
     Ok(readings)
@@ -345,7 +377,7 @@ fn cut_edges(
     Ok(stored)
 }
 
-impl Reading {
+impl SeriesReading {
     fn next(
         &mut self,
         file: &SstFile,
@@ -387,18 +419,23 @@ impl Reading {
             && time.len() < rows
         {
             let count = piece.rows.len().min(rows - time.len());
-            series.push(SeriesSlice {
-                key: piece.key.clone(),
-                hash: piece.hash,
-                start: time.len() as u32,
-            });
-            match &mut piece.times {
+            // Page statistics may have cut one series into several pieces.
+            if series
+                .last()
+                .is_none_or(|last: &SeriesSlice| last.key != piece.key)
+            {
+                series.push(SeriesSlice {
+                    key: piece.key.clone(),
+                    hash: piece.hash,
+                    start: time.len() as u32,
+                });
+            }
+            match &piece.times {
                 Times::Regular { first, step } => {
                     let step = *step as i64;
                     time.extend(
                         (0..count as i64).map(|row| first.wrapping_add(row.wrapping_mul(step))),
                     );
-                    *first = first.wrapping_add((count as i64).wrapping_mul(step));
                 }
                 Times::Stored { .. } => {
                     if let Some(times) = self.stored_times.front() {
@@ -407,7 +444,7 @@ impl Reading {
                     }
                 }
             }
-            piece.rows.start += count;
+            piece.advance(count);
             if piece.rows.is_empty() {
                 if piece.is_stored() {
                     self.stored_times.pop_front();

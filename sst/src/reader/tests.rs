@@ -1,5 +1,6 @@
 //! Files written and scanned, against rows filtered one by one.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use auxo_proto::schema::{ColumnType, HashRange, MergeMode};
@@ -10,8 +11,8 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::batch::FieldSet;
-use crate::model::{self, Row, TYPES};
-use crate::predicate::{TagFilter, TagTest, TimeRange};
+use crate::model::{self, Cell, Row, TYPES};
+use crate::predicate::{Bound, FieldBounds, TagFilter, TagTest, TimeRange};
 
 fn block_on<F: Future>(future: F) -> F::Output {
     tokio::runtime::Builder::new_current_thread()
@@ -81,22 +82,38 @@ fn types() -> impl Strategy<Value = Vec<ColumnType>> {
     proptest::collection::vec(proptest::sample::select(TYPES), 0..4)
 }
 
+/// A table's shape and sorted rows, at least one; in `append` some stand twice.
+fn file_rows() -> impl Strategy<Value = (usize, Vec<ColumnType>, Vec<Row>, MergeMode)> {
+    let shape = (0..4_usize, types(), any::<bool>());
+    let rows = shape.prop_flat_map(|(tags, types, append)| {
+        let rows = model::sorted_rows(tags, types.clone(), 12);
+        (Just(tags), Just(types), rows, Just(append))
+    });
+    rows.prop_filter("a file has rows", |(_, _, rows, _)| !rows.is_empty())
+        .prop_map(|(tags, types, rows, append)| {
+            if !append {
+                return (tags, types, rows, MergeMode::LastRow);
+            }
+            let again: Vec<Row> = rows.iter().step_by(3).cloned().collect();
+            let rows = model::merged(&[rows, again], MergeMode::Append);
+            (tags, types, rows, MergeMode::Append)
+        })
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(200))]
 
     #[test]
     fn a_scan_gives_what_filtering_each_row_gives(
-        (tags, types, rows) in (0..4_usize, types()).prop_flat_map(|(tags, types)| {
-            let rows = model::sorted_rows(tags, types.clone(), 12);
-            (Just(tags), Just(types), rows)
-        }).prop_filter("a file has rows", |(_, _, rows)| !rows.is_empty()),
+        (tags, types, rows, mode) in file_rows(),
         cuts in proptest::collection::vec(any::<usize>(), 0..4),
         specs in proptest::collection::vec((time_range(), tag_filter(), any::<(u32, u32)>(), any::<[bool; 3]>()), 3),
         entry_range in any::<(u32, bool)>(),
+        sparse in any::<bool>(),
     ) {
         let (schema, fields) = model::table(tags, &types);
         let batches = model::batches(&rows, &fields, &cuts);
-        let (bytes, mut entry) = model::write(model::spec(&schema, MergeMode::LastRow), &fields, &batches);
+        let (bytes, mut entry) = model::write(model::spec(&schema, mode), &fields, &batches, sparse);
         prop_assert_eq!(entry.rows, rows.len() as u64);
         prop_assert_eq!(Some(entry.t_min), rows.iter().map(|row| row.time).min());
         prop_assert_eq!(Some(entry.t_max), rows.iter().map(|row| row.time).max());
@@ -127,9 +144,268 @@ proptest! {
                 };
                 let expected = model::scanned(&rows, &fields, range, &spec);
                 assert_eq!(scan(&file, &spec).await.unwrap(), expected, "{spec:?}");
+                check_index(&file, &rows, range, &spec).await;
             }
         });
     }
+
+    #[test]
+    fn bounds_leave_out_only_what_lies_outside(
+        (types, rows) in types().prop_flat_map(|types| (Just(types.clone()), model::sorted_rows(1, types, 12)))
+            .prop_filter("a file has rows and fields", |(types, rows)| !rows.is_empty() && !types.is_empty()),
+        bound in (any::<bool>(), any::<bool>(), -9..9_i8, 0..9_i8),
+        time in time_range(),
+        sparse in any::<bool>(),
+    ) {
+        let (schema, fields) = model::table(1, &types);
+        let batches = model::batches(&rows, &fields, &[]);
+        let (bytes, entry) = model::write(model::spec(&schema, MergeMode::LastRow), &fields, &batches, sparse);
+        let (has_min, has_max, low, span) = bound;
+        let literal = |value: i8| match types[0] {
+            ColumnType::Float32 | ColumnType::Float64 => Bound::F64(value.into()),
+            ty if ty.unsigned_max().is_some() => Bound::U64(value.unsigned_abs().into()),
+            _ => Bound::I64(value.into()),
+        };
+        let bounds = FieldBounds {
+            column: fields[0].id,
+            min: has_min.then(|| literal(low)),
+            max: has_max.then(|| literal(low + span)),
+        };
+        let spec = ScanSpec { time, bounds: vec![bounds.clone()], ..everything(&fields) };
+        let all = model::scanned(&rows, &fields, HashRange::FULL, &spec);
+        let matters = |row: &&Row| {
+            let value = match &row.values[0] {
+                None => return false,
+                Some(Cell::Signed(value)) => Bound::I64(*value),
+                Some(Cell::Unsigned(value)) => Bound::U64(*value),
+                Some(Cell::Float(bits)) => Bound::F64(f64::from_bits(*bits)),
+                Some(Cell::Float32(bits)) => Bound::F64(f32::from_bits(*bits).into()),
+                Some(_) => return true,
+            };
+            bounds.may_hold(value, value)
+        };
+        block_on(async {
+            let store = stored(bytes, &entry).await;
+            let file = SstFile::open(store, Arc::new(entry)).await.unwrap();
+            let found = scan(&file, &spec).await.unwrap();
+            let mut of_all = all.iter();
+            assert!(found.iter().all(|row| of_all.any(|other| other == row)), "rows nobody wrote");
+            let left: Vec<&Row> = found.iter().filter(matters).collect();
+            assert_eq!(left, all.iter().filter(matters).collect::<Vec<_>>());
+        });
+    }
+}
+
+/// Compares what the index says with the rows.
+async fn check_index(file: &Arc<SstFile>, rows: &[Row], range: HashRange, spec: &ScanSpec) {
+    let spec = ScanSpec {
+        fields: Arc::new([]),
+        time: TimeRange::ALL,
+        ..spec.clone()
+    };
+    let passing = model::scanned(rows, &spec.fields, range, &spec);
+    let mut expected: Vec<(Vec<u8>, u64, i64, i64)> = Vec::new();
+    for row in &passing {
+        match expected.last_mut() {
+            Some((key, rows, _, last)) if *key == row.key => {
+                *rows += 1;
+                *last = row.time;
+            }
+            _ => expected.push((row.key.clone(), 1, row.time, row.time)),
+        }
+    }
+    let found = file.series_in(&spec.tags, spec.range).await.unwrap();
+    let found: Vec<_> = found
+        .iter()
+        .map(|series| (&series.key, series.entry))
+        .inspect(|(key, entry)| assert_eq!(entry.hash, model::hash(key)))
+        .map(|(key, entry)| (key.to_vec(), entry.rows, entry.t_min, entry.t_max))
+        .collect();
+    assert_eq!(found, expected, "{spec:?}");
+    for tag in 0..4_u32 {
+        let values: BTreeSet<Option<Vec<u8>>> = passing
+            .iter()
+            .map(|row| auxo_proto::key::tag(&row.key, tag as usize).unwrap())
+            .map(|value| value.map(|value| value.into_owned()))
+            .collect();
+        let expected = TagValues {
+            has_null: values.contains(&None),
+            values: values.into_iter().flatten().map(Bytes::from).collect(),
+        };
+        let found = file.tag_values(tag, &spec.tags, spec.range).await.unwrap();
+        assert_eq!(found, expected, "tag {tag}, {spec:?}");
+    }
+}
+
+#[test]
+fn a_field_is_read_as_the_type_to_which_it_was_widened() {
+    use ColumnType::*;
+    let changes = [
+        (Int8, Int64),
+        (Int16, Int32),
+        (Int32, Float64),
+        (UInt8, UInt32),
+        (UInt32, UInt64),
+        (Float32, Float64),
+    ];
+    for (from, to) in changes {
+        let (schema, fields) = model::table(1, &[from]);
+        let small = |value: u8| match from {
+            Float32 => Cell::Float32(f32::from(value).to_bits()),
+            UInt8 | UInt32 => Cell::Unsigned(value.into()),
+            _ => Cell::Signed(value.into()),
+        };
+        let rows: Vec<Row> = (0..100)
+            .map(|at| Row {
+                key: model::series_key(&[Some("a".into())]),
+                time: at,
+                values: vec![(at % 5 > 0).then(|| small(at as u8))],
+            })
+            .collect();
+        let batches = model::batches(&rows, &fields, &[]);
+        let spec = model::spec(&schema, MergeMode::LastRow);
+        let (bytes, entry) = model::write(spec, &fields, &batches, false);
+        block_on(async {
+            let file = SstFile::open(stored(bytes, &entry).await, Arc::new(entry))
+                .await
+                .unwrap();
+            let wider = everything(&model::table(1, &[to]).1);
+            let expected = model::scanned(&rows, &fields, HashRange::FULL, &wider);
+            assert!(expected.iter().any(|row| row.values[0].is_some()));
+            assert_eq!(
+                scan(&file, &wider).await.unwrap(),
+                expected,
+                "{from} to {to}"
+            );
+            let other = everything(&model::table(1, &[Bool]).1);
+            assert!(matches!(
+                scan(&file, &other).await,
+                Err(SstError::TypeChanged { .. })
+            ));
+        });
+    }
+}
+
+/// One file of each form, with enough in it that every section is there.
+fn sample(sparse: bool) -> (FieldSet, Bytes, FileEntry, Vec<Row>) {
+    let types = [ColumnType::Int64, ColumnType::Float64, ColumnType::String];
+    let (schema, fields) = model::table(2, &types);
+    let rows_per_series = if sparse { 2 } else { 20 };
+    let rows: Vec<Row> = (0..20_i64)
+        .flat_map(|series| (0..rows_per_series).map(move |row| (series, row)))
+        .map(|(series, row)| Row {
+            key: model::series_key(&[Some(format!("h{series:02}")), Some("x".into())]),
+            time: row * 10 + series % 2 * (row % 3),
+            values: vec![
+                Some(Cell::Signed(series * row)),
+                (row % 7 > 0).then_some(Cell::Float((row as f64).to_bits())),
+                Some(Cell::Bytes(format!("v{}", row % 3).into_bytes())),
+            ],
+        })
+        .collect();
+    let batches = model::batches(&rows, &fields, &[]);
+    let spec = model::spec(&schema, MergeMode::LastRow);
+    let (bytes, entry) = model::write(spec, &fields, &batches, sparse);
+    (fields, bytes, entry, rows)
+}
+
+#[test]
+fn a_flipped_bit_anywhere_is_an_error_that_names_the_file() {
+    for sparse in [false, true] {
+        let (fields, bytes, entry, rows) = sample(sparse);
+        let spec = everything(&fields);
+        let read = async |bytes: Vec<u8>| {
+            let store = stored(bytes.into(), &entry).await;
+            let file = SstFile::open(store, Arc::new(entry.clone())).await?;
+            scan(&file, &spec).await
+        };
+        block_on(async {
+            assert_eq!(read(bytes.to_vec()).await.unwrap(), rows);
+            for at in (0..bytes.len()).step_by(3) {
+                let mut damaged = bytes.to_vec();
+                damaged[at] ^= 1 << (at % 8);
+                match read(damaged).await {
+                    Err(SstError::Corrupt { key, .. }) => assert_eq!(key, entry.key),
+                    other => panic!("byte {at} of {}: {other:?}", bytes.len()),
+                }
+            }
+            for length in [0, 10, bytes.len() / 2, bytes.len() - 1] {
+                let cut = read(bytes[..length].to_vec()).await;
+                assert!(cut.is_err(), "cut to {length} bytes");
+            }
+        });
+    }
+}
+
+#[test]
+fn a_tag_that_is_not_text_comes_back_as_it_was() {
+    let (schema, fields) = model::table(1, &[ColumnType::Bool]);
+    let rows: Vec<Row> = [&b"\xc3"[..], b"\xff\xfe"]
+        .into_iter()
+        .map(|tag| Row {
+            key: auxo_proto::key::encode([Some(tag)]),
+            time: 5,
+            values: vec![Some(Cell::Bool(true))],
+        })
+        .collect();
+    let batches = model::batches(&rows, &fields, &[]);
+    let spec = model::spec(&schema, MergeMode::LastRow);
+    let (bytes, entry) = model::write(spec, &fields, &batches, true);
+    block_on(async {
+        let store = stored(bytes, &entry).await;
+        let file = SstFile::open(store, Arc::new(entry)).await.unwrap();
+        assert_eq!(scan(&file, &everything(&fields)).await.unwrap(), rows);
+    });
+}
+
+#[test]
+fn a_file_of_a_later_format_is_refused_by_name() {
+    let (_, bytes, mut entry, _) = sample(false);
+    let start = (entry.length - entry.tail_length) as usize;
+    let mut tail = bytes[start..].to_vec();
+    let key = b"auxo.format";
+    let at = tail.windows(key.len()).position(|w| w == key).unwrap();
+    let digit = at + tail[at..].iter().position(|&byte| byte == b'1').unwrap();
+    tail[digit] = b'9';
+    entry.tail_crc32c = crc32c::crc32c(&tail);
+    let bytes = [&bytes[..start], &tail].concat();
+    block_on(async {
+        let store = stored(bytes.into(), &entry).await;
+        match SstFile::open(store, Arc::new(entry)).await {
+            Err(SstError::TooNew {
+                key,
+                found: 9,
+                known: 1,
+            }) => {
+                assert_eq!(key, "1/sst/1.0-7/1-2-01.parquet");
+            }
+            other => panic!("{other:?}"),
+        }
+    });
+}
+
+#[test]
+fn the_cache_opens_once_and_follows_the_entry() {
+    let (fields, bytes, entry, rows) = sample(false);
+    block_on(async {
+        let store = stored(bytes, &entry).await;
+        let cache = TailCache::new(store.clone(), 10 * 1024 * 1024);
+        let entry = Arc::new(entry);
+        let first = cache.get(&entry).await.unwrap();
+        let path = object_store::path::Path::from(entry.key.as_str());
+        store.delete(&path).await.unwrap();
+        let again = cache.get(&entry).await.unwrap();
+        assert!(Arc::ptr_eq(&first, &again));
+        let narrower = Arc::new(FileEntry {
+            range: HashRange { lo: 1, hi: 0 },
+            ..FileEntry::clone(&entry)
+        });
+        let file = cache.get(&narrower).await.unwrap();
+        assert_eq!(scan(&file, &everything(&fields)).await.unwrap(), []);
+        assert!(!rows.is_empty());
+        let failed = scan(&first, &everything(&fields)).await;
+        assert!(matches!(failed, Err(SstError::Store { .. })), "{failed:?}");
+    });
 }
 
 #[test]
@@ -141,8 +417,8 @@ fn a_file_of_usual_layout() {
             key: model::series_key(&[Some(format!("h{series:03}"))]),
             time: row * 10 + if series % 3 == 0 { row % 2 } else { 0 },
             values: vec![
-                Some(model::Cell::Signed(series * row)),
-                (row % 7 > 0).then_some(model::Cell::Float((row as f64).to_bits())),
+                Some(Cell::Signed(series * row)),
+                (row % 7 > 0).then_some(Cell::Float((row as f64).to_bits())),
             ],
         })
         .collect();
