@@ -83,24 +83,38 @@ impl Writer {
         request: WriteRequest,
     ) -> Result<WriteSummary, Failure> {
         self.check_id(request.id)?;
-        let rows = request.tables.iter().map(|table| table.rows.len() as u64).sum();
+        let rows = request
+            .tables
+            .iter()
+            .map(|table| table.rows.len() as u64)
+            .sum();
         let mut by_shard: BTreeMap<ShardId, Vec<Entry>> = BTreeMap::new();
         for TableRows { table, rows } in request.tables {
             let tablets = catalog.tablets(table.id);
             if tablets.is_empty() {
                 let detail = format!("table {} has no tablets yet", table.name);
-                return Err(Failure::new(ErrorCode::SchemaChanging, detail).outcome(Outcome::Rejected));
+                return Err(
+                    Failure::new(ErrorCode::SchemaChanging, detail).outcome(Outcome::Rejected)
+                );
             }
             let ranges: Vec<HashRange> = tablets.iter().map(|tablet| tablet.range).collect();
             for (at, rows) in rows.split(&ranges) {
                 let tablet = &tablets[at];
                 let (id, schema) = (tablet.id, table.schema.number);
-                let entry = Entry::Rows { table: table.id, tablet: id, schema, rows };
+                let entry = Entry::Rows {
+                    table: table.id,
+                    tablet: id,
+                    schema,
+                    rows,
+                };
                 by_shard.entry(tablet.shard).or_default().push(entry);
             }
         }
         let summary = self.write_shards(request.tenant, request.id, request.body_hash, by_shard);
-        Ok(WriteSummary { rows, ..summary.await? })
+        Ok(WriteSummary {
+            rows,
+            ..summary.await?
+        })
     }
 
     /// Deletes the rows of a table whose tags and time match.
@@ -115,7 +129,11 @@ impl Writer {
     ) -> Result<WriteSummary, Failure> {
         let mut by_shard: BTreeMap<ShardId, Vec<Entry>> = BTreeMap::new();
         for tablet in catalog.tablets(table.id) {
-            let entry = Entry::Delete { tablet: tablet.id, filter: filter.clone(), time };
+            let entry = Entry::Delete {
+                tablet: tablet.id,
+                filter: filter.clone(),
+                time,
+            };
             by_shard.entry(tablet.shard).or_default().push(entry);
         }
         self.write_shards(table.tenant, None, 0, by_shard).await
@@ -129,14 +147,22 @@ impl Writer {
         by_shard: BTreeMap<ShardId, Vec<Entry>>,
     ) -> Result<WriteSummary, Failure> {
         let writes = by_shard.into_iter().map(|(shard, entries)| async move {
-            let batch = Batch { tenant, id, hash, entries };
+            let batch = Batch {
+                tenant,
+                id,
+                hash,
+                entries,
+            };
             let written = match self.engine.shard(shard) {
                 Some(led) => led.write(batch).await,
                 None => Err(WriteError::NotLeader(shard)),
             };
             (shard, written)
         });
-        let mut summary = WriteSummary { replayed: true, ..WriteSummary::default() };
+        let mut summary = WriteSummary {
+            replayed: true,
+            ..WriteSummary::default()
+        };
         let mut failed = Vec::new();
         for (shard, written) in join_all(writes).await {
             match written {

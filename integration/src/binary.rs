@@ -16,17 +16,23 @@ pub fn auxo(given: Option<&Path>) -> Result<PathBuf> {
         return found.with_context(|| format!("--auxo {}", given.display()));
     }
     let here = std::env::current_exe().context("own path")?;
-    let folder = here.ancestors().find(|at| at.join("auxo.d").exists() || at.ends_with("release"));
+    let folder = here
+        .ancestors()
+        .find(|at| at.join("auxo.d").exists() || at.ends_with("release"));
     let folder = folder
         .or_else(|| here.ancestors().find(|at| at.ends_with("debug")))
         .context("this program does not lie in a target directory; pass --auxo PATH")?;
     let mut cargo = Command::new("cargo");
-    cargo.current_dir(env!("CARGO_MANIFEST_DIR")).args(["build", "--quiet"]);
+    cargo
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .args(["build", "--quiet"]);
     cargo.args(["-p", "integration", "-p", "auxo", "--bin", "auxo"]);
     if folder.ends_with("release") {
         cargo.arg("--release");
     }
-    let built = cargo.status().context("cargo, to build the binary under test")?;
+    let built = cargo
+        .status()
+        .context("cargo, to build the binary under test")?;
     if !built.success() {
         bail!("building auxo failed");
     }

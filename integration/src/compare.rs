@@ -14,7 +14,11 @@ const FLOAT_TOLERANCE: f64 = 1e-9;
 /// * errors: names the first row and column that differ.
 pub fn rows(name: &str, ours: &[Vec<Value>], theirs: &[Vec<Value>], ordered: bool) -> Result<()> {
     if ours.len() != theirs.len() {
-        bail!("{name}: {} rows, the oracle has {}", ours.len(), theirs.len());
+        bail!(
+            "{name}: {} rows, the oracle has {}",
+            ours.len(),
+            theirs.len()
+        );
     }
     let (mut ours, mut theirs) = (ours.to_vec(), theirs.to_vec());
     if !ordered {
@@ -23,7 +27,11 @@ pub fn rows(name: &str, ours: &[Vec<Value>], theirs: &[Vec<Value>], ordered: boo
     }
     for (at, (ours, theirs)) in ours.iter().zip(&theirs).enumerate() {
         if ours.len() != theirs.len() {
-            bail!("{name}: row {at} has {} columns, the oracle's {}", ours.len(), theirs.len());
+            bail!(
+                "{name}: row {at} has {} columns, the oracle's {}",
+                ours.len(),
+                theirs.len()
+            );
         }
         for (column, (a, b)) in ours.iter().zip(theirs).enumerate() {
             if !same(a, b) {
@@ -68,7 +76,12 @@ mod tests {
         assert!(rows("q", &both, &both[..1], true).is_err());
         let close = [row(json!([1, "x", 0.1 + 1e-12])), b.clone()];
         assert!(rows("q", &both, &close, true).is_ok());
-        for other in [json!([1, "x", 0.1001]), json!([1, "X", 0.1]), json!([3, "x", 0.1]), json!([1, "x"])] {
+        for other in [
+            json!([1, "x", 0.1001]),
+            json!([1, "X", 0.1]),
+            json!([3, "x", 0.1]),
+            json!([1, "x"]),
+        ] {
             let other = [row(other), b.clone()];
             assert!(rows("q", &both, &other, true).is_err(), "{other:?}");
         }

@@ -10,7 +10,10 @@ use tempfile::TempDir;
 /// * `name`: begins its name, so that what a killed run leaves behind can be told.
 pub fn folder(name: &str) -> Result<TempDir> {
     let builder = &mut tempfile::Builder::new();
-    builder.prefix(&format!("auxo-{name}-")).tempdir().context("temporary directory")
+    builder
+        .prefix(&format!("auxo-{name}-"))
+        .tempdir()
+        .context("temporary directory")
 }
 
 /// Bytes that a directory's files take, by what they hold.

@@ -38,7 +38,10 @@ impl Answer {
 impl Http {
     /// A client of the node at `base`, for example `http://127.0.0.1:7400`.
     pub fn new(base: &str) -> Self {
-        Self { client: reqwest::Client::new(), base: base.to_owned() }
+        Self {
+            client: reqwest::Client::new(),
+            base: base.to_owned(),
+        }
     }
 
     /// The address it was made with.
@@ -58,7 +61,11 @@ impl Http {
         let retry_after_s = retry_after.and_then(|value| value.to_str().ok()?.parse().ok());
         let status = response.status().as_u16();
         let body = response.bytes().await.context("body")?;
-        Ok(Answer { status, retry_after_s, body: String::from_utf8_lossy(&body).into_owned() })
+        Ok(Answer {
+            status,
+            retry_after_s,
+            body: String::from_utf8_lossy(&body).into_owned(),
+        })
     }
 
     /// Whether it serves.
@@ -73,7 +80,11 @@ impl Http {
 
     /// Runs a statement in the database `main`; any status is an answer.
     pub async fn sql_answer(&self, sql: &str) -> Result<Answer> {
-        self.send(self.request(reqwest::Method::POST, "/v1/sql").body(sql.to_owned())).await
+        self.send(
+            self.request(reqwest::Method::POST, "/v1/sql")
+                .body(sql.to_owned()),
+        )
+        .await
     }
 
     /// Rows of a statement as JSON values.
@@ -89,6 +100,7 @@ impl Http {
     /// Writes line protocol with timestamps in nanoseconds; any status is an answer.
     pub async fn write(&self, db: &str, lines: impl Into<reqwest::Body>) -> Result<Answer> {
         let path = format!("/write?db={db}");
-        self.send(self.request(reqwest::Method::POST, &path).body(lines)).await
+        self.send(self.request(reqwest::Method::POST, &path).body(lines))
+            .await
     }
 }

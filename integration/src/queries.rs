@@ -89,14 +89,23 @@ pub fn all(dialect: Dialect, draw: &Draw) -> Vec<Query> {
         Dialect::DuckDb => format!("time_bucket(INTERVAL '{width}', time)"),
     };
     let within = |window: &[String; 2]| {
-        format!("time >= TIMESTAMP '{}' AND time < TIMESTAMP '{}'", plain(&window[0]), plain(&window[1]))
+        format!(
+            "time >= TIMESTAMP '{}' AND time < TIMESTAMP '{}'",
+            plain(&window[0]),
+            plain(&window[1])
+        )
     };
     let hosts = |count: usize| {
-        let names: Vec<_> = draw.hosts[..count].iter().map(|host| format!("'host_{host}'")).collect();
+        let names: Vec<_> = draw.hosts[..count]
+            .iter()
+            .map(|host| format!("'host_{host}'"))
+            .collect();
         format!("hostname IN ({})", names.join(", "))
     };
     let each = |function: &str, count: usize| {
-        let columns = FIELDS[..count].iter().map(|field| format!("{function}({field}) AS {field}"));
+        let columns = FIELDS[..count]
+            .iter()
+            .map(|field| format!("{function}({field}) AS {field}"));
         columns.collect::<Vec<_>>().join(", ")
     };
     let by_bucket = |width: &str, fields: usize, hosts: &str, window: &str| {
@@ -121,18 +130,53 @@ pub fn all(dialect: Dialect, draw: &Draw) -> Vec<Query> {
             within(&draw.twelve_hours)
         )
     };
-    let (hour, eight, twelve) =
-        (within(&draw.hour), within(&draw.eight_hours), within(&draw.twelve_hours));
+    let (hour, eight, twelve) = (
+        within(&draw.hour),
+        within(&draw.eight_hours),
+        within(&draw.twelve_hours),
+    );
     let query = |name, ordered, sql| Query { name, sql, ordered };
     vec![
-        query("single-groupby-1-1-1", true, by_bucket("1 minute", 1, &hosts(1), &hour)),
-        query("single-groupby-1-1-12", true, by_bucket("1 minute", 1, &hosts(1), &twelve)),
-        query("single-groupby-1-8-1", true, by_bucket("1 minute", 1, &hosts(8), &hour)),
-        query("single-groupby-5-1-1", true, by_bucket("1 minute", 5, &hosts(1), &hour)),
-        query("single-groupby-5-1-12", true, by_bucket("1 minute", 5, &hosts(1), &twelve)),
-        query("single-groupby-5-8-1", true, by_bucket("1 minute", 5, &hosts(8), &hour)),
-        query("cpu-max-all-1", true, by_bucket("1 hour", 10, &hosts(1), &eight)),
-        query("cpu-max-all-8", true, by_bucket("1 hour", 10, &hosts(8), &eight)),
+        query(
+            "single-groupby-1-1-1",
+            true,
+            by_bucket("1 minute", 1, &hosts(1), &hour),
+        ),
+        query(
+            "single-groupby-1-1-12",
+            true,
+            by_bucket("1 minute", 1, &hosts(1), &twelve),
+        ),
+        query(
+            "single-groupby-1-8-1",
+            true,
+            by_bucket("1 minute", 1, &hosts(8), &hour),
+        ),
+        query(
+            "single-groupby-5-1-1",
+            true,
+            by_bucket("1 minute", 5, &hosts(1), &hour),
+        ),
+        query(
+            "single-groupby-5-1-12",
+            true,
+            by_bucket("1 minute", 5, &hosts(1), &twelve),
+        ),
+        query(
+            "single-groupby-5-8-1",
+            true,
+            by_bucket("1 minute", 5, &hosts(8), &hour),
+        ),
+        query(
+            "cpu-max-all-1",
+            true,
+            by_bucket("1 hour", 10, &hosts(1), &eight),
+        ),
+        query(
+            "cpu-max-all-8",
+            true,
+            by_bucket("1 hour", 10, &hosts(8), &eight),
+        ),
         query("double-groupby-1", true, by_host(1)),
         query("double-groupby-5", true, by_host(5)),
         query("double-groupby-all", true, by_host(10)),
@@ -141,7 +185,9 @@ pub fn all(dialect: Dialect, draw: &Draw) -> Vec<Query> {
         query(
             "lastpoint",
             true,
-            format!("SELECT DISTINCT ON (hostname) {columns} FROM cpu ORDER BY hostname, time DESC"),
+            format!(
+                "SELECT DISTINCT ON (hostname) {columns} FROM cpu ORDER BY hostname, time DESC"
+            ),
         ),
         query(
             "groupby-orderby-limit",

@@ -42,7 +42,11 @@ pub fn free_port() -> Result<u16> {
 impl Setup {
     /// A node with the defaults in the given directory.
     pub fn new(binary: &Path, folder: &Path) -> Self {
-        Self { binary: binary.to_owned(), folder: folder.to_owned(), config: String::new() }
+        Self {
+            binary: binary.to_owned(),
+            folder: folder.to_owned(),
+            config: String::new(),
+        }
     }
 
     /// Where its data lies.

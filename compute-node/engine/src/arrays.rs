@@ -24,7 +24,9 @@ use bytes::Bytes;
 pub(crate) fn unsorted(rows: &Rows, fields: &FieldSet) -> UnsortedRows {
     let series = rows.series.iter();
     UnsortedRows {
-        series: series.map(|(key, hash)| (Bytes::copy_from_slice(key), hash)).collect(),
+        series: series
+            .map(|(key, hash)| (Bytes::copy_from_slice(key), hash))
+            .collect(),
         series_of: rows.series_of.clone(),
         time: rows.time.clone(),
         fields: fields.iter().map(|field| array(rows, field)).collect(),
@@ -33,15 +35,21 @@ pub(crate) fn unsorted(rows: &Rows, fields: &FieldSet) -> UnsortedRows {
 
 fn array(rows: &Rows, field: &Column) -> ArrayRef {
     let column = rows.columns.iter().find(|column| column.id == field.id);
-    let Some(FieldColumn { values, validity, .. }) = column else {
+    let Some(FieldColumn {
+        values, validity, ..
+    }) = column
+    else {
         return new_null_array(&arrow_type(field.ty), rows.len());
     };
     let nulls = validity.as_ref().map(nulls);
     match (values, field.ty) {
-        (Values::Bool(values), _) => {
-            Arc::new(BooleanArray::new(BooleanBuffer::from(values.as_slice()), nulls))
+        (Values::Bool(values), _) => Arc::new(BooleanArray::new(
+            BooleanBuffer::from(values.as_slice()),
+            nulls,
+        )),
+        (Values::I64(values), ColumnType::Int8) => {
+            narrow::<Int8Type, _>(values, nulls, |v| v as i8)
         }
-        (Values::I64(values), ColumnType::Int8) => narrow::<Int8Type, _>(values, nulls, |v| v as i8),
         (Values::I64(values), ColumnType::Int16) => {
             narrow::<Int16Type, _>(values, nulls, |v| v as i16)
         }
@@ -55,7 +63,9 @@ fn array(rows: &Rows, field: &Column) -> ArrayRef {
             narrow::<TimestampNanosecondType, _>(values, nulls, |v| v)
         }
         (Values::I64(values), _) => narrow::<Int64Type, _>(values, nulls, |v| v),
-        (Values::U64(values), ColumnType::UInt8) => narrow::<UInt8Type, _>(values, nulls, |v| v as u8),
+        (Values::U64(values), ColumnType::UInt8) => {
+            narrow::<UInt8Type, _>(values, nulls, |v| v as u8)
+        }
         (Values::U64(values), ColumnType::UInt16) => {
             narrow::<UInt16Type, _>(values, nulls, |v| v as u16)
         }
@@ -112,7 +122,11 @@ fn binary(values: &BytesVec, nulls: Option<NullBuffer>) -> ArrayRef {
 
 /// Bytes that a batch holds in memory.
 pub(crate) fn memory_bytes(batch: &SortedBatch) -> usize {
-    let arrays: usize = batch.fields.iter().map(|array| array.get_array_memory_size()).sum();
+    let arrays: usize = batch
+        .fields
+        .iter()
+        .map(|array| array.get_array_memory_size())
+        .sum();
     let series: usize = batch.series.iter().map(|slice| slice.key.len() + 48).sum();
     arrays + series + 8 * batch.time.len()
 }

@@ -43,10 +43,20 @@ impl Batches {
     pub fn of_manifest(table: &BatchTable) -> Self {
         let tenants = table.tenants.iter().map(|tenant| {
             let entries = tenant.entries.iter();
-            let entries = entries.map(|entry| (entry.id, (entry.body_hash, entry.seq))).collect();
-            (tenant.tenant, OfTenant { low_water: tenant.low_water, entries })
+            let entries = entries
+                .map(|entry| (entry.id, (entry.body_hash, entry.seq)))
+                .collect();
+            (
+                tenant.tenant,
+                OfTenant {
+                    low_water: tenant.low_water,
+                    entries,
+                },
+            )
         });
-        Self { tenants: tenants.collect() }
+        Self {
+            tenants: tenants.collect(),
+        }
     }
 
     /// The table as a manifest keeps it, tenants and ids ascending.
@@ -105,7 +115,10 @@ mod tests {
         }
         assert_eq!(batches.look_up(tenant, BatchId(20), 2), Known::Expired);
         assert_eq!(batches.look_up(tenant, BatchId(5), 5), Known::Expired);
-        assert_eq!(batches.look_up(tenant, BatchId(30), 3), Known::Applied(Seq(3)));
+        assert_eq!(
+            batches.look_up(tenant, BatchId(30), 3),
+            Known::Applied(Seq(3))
+        );
         assert_eq!(batches.look_up(tenant, BatchId(30), 4), Known::Conflict);
         assert_eq!(batches.look_up(tenant, BatchId(31), 3), Known::New);
         assert_eq!(batches.look_up(TenantId(2), BatchId(20), 2), Known::New);

@@ -28,7 +28,10 @@ pub struct RequestPermit {
 
 impl Drop for RequestPermit {
     fn drop(&mut self) {
-        self.budget.0.requests.fetch_sub(self.bytes, Ordering::Relaxed);
+        self.budget
+            .0
+            .requests
+            .fetch_sub(self.bytes, Ordering::Relaxed);
     }
 }
 
@@ -49,7 +52,10 @@ impl MemtableBudget {
             return None;
         }
         let before = self.0.requests.fetch_add(bytes, Ordering::Relaxed);
-        let permit = RequestPermit { budget: self.clone(), bytes };
+        let permit = RequestPermit {
+            budget: self.clone(),
+            bytes,
+        };
         (before == 0 || before + bytes <= self.0.requests_limit).then_some(permit)
     }
 
@@ -87,7 +93,10 @@ mod tests {
         let first = budget.admit(40).expect("room");
         assert!(budget.admit(20).is_none(), "40 + 20 > 50");
         drop(first);
-        assert!(budget.admit(500).is_some(), "one request alone may be larger than the pool");
+        assert!(
+            budget.admit(500).is_some(),
+            "one request alone may be larger than the pool"
+        );
         budget.add(71);
         assert!(budget.wants_flush());
         assert!(budget.admit(1).is_some());

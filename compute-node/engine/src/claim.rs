@@ -37,7 +37,10 @@ impl Identity {
     ///
     /// * effects: blocks on the disk for one sync; taken only when a claim is due.
     pub(crate) fn next_inc(&self, term: Term) -> io::Result<Term> {
-        let next = Term { epoch: term.epoch, inc: term.inc + 1 };
+        let next = Term {
+            epoch: term.epoch,
+            inc: term.inc + 1,
+        };
         self.terms.write(self.shard, next)?;
         Ok(next)
     }

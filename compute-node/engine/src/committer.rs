@@ -68,7 +68,11 @@ impl Committer {
         own: Own,
     ) -> Self {
         let (number, manifest) = newest.unwrap_or((0, first));
-        let newest = Newest { number, manifest: Arc::new(manifest), under: None };
+        let newest = Newest {
+            number,
+            manifest: Arc::new(manifest),
+            under: None,
+        };
         Self {
             shard,
             store,
@@ -120,7 +124,10 @@ impl Committer {
             if newest.under == Some(own) {
                 return Ok(own);
             }
-            let bumped = Manifest { claim: own.claim, ..Manifest::clone(&newest.manifest) };
+            let bumped = Manifest {
+                claim: own.claim,
+                ..Manifest::clone(&newest.manifest)
+            };
             self.put(newest, bumped, own).await?;
         }
     }
@@ -133,7 +140,12 @@ impl Committer {
     ) -> Result<(), NotCommitted> {
         let Own { term, writer, .. } = own;
         let write_id = self.random.next_u128();
-        let content = Manifest { term, writer, write_id, ..content };
+        let content = Manifest {
+            term,
+            writer,
+            write_id,
+            ..content
+        };
         let before = Arc::clone(&newest.manifest);
         let base = (newest.number > 0).then_some((newest.number, &*before));
         loop {

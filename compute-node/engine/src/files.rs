@@ -4,10 +4,10 @@
 
 use std::sync::Arc;
 
+use auxo_sst::SstError;
 use auxo_sst::entry::FileEntry;
 use auxo_sst::predicate::ScanSpec;
 use auxo_sst::reader::{SstFile, TailCache};
-use auxo_sst::SstError;
 use futures::stream;
 use futures::{StreamExt, TryStreamExt};
 use object_store::ObjectStore;
@@ -29,7 +29,9 @@ impl std::fmt::Debug for FileCache {
 impl FileCache {
     /// * `tails_bytes`: memory that opened tails may take.
     pub fn new(store: Arc<dyn ObjectStore>, tails_bytes: u64) -> Self {
-        Self { tails: TailCache::new(store, tails_bytes) }
+        Self {
+            tails: TailCache::new(store, tails_bytes),
+        }
     }
 
     /// The opened tail of a file.

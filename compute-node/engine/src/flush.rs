@@ -24,9 +24,9 @@ use object_store::{ObjectStore, ObjectStoreExt};
 use crate::committer::{NotCommitted, Own};
 use crate::memtable::{Piece, Sorted};
 use crate::read::{self, RowStream};
-use crate::{segment, select};
 use crate::state::Cut;
 use crate::version::Version;
+use crate::{segment, select};
 
 /// Length past which a file is ended at the next series.
 pub(crate) const FILE_BYTES: usize = 64 << 20;
@@ -37,7 +37,10 @@ pub(crate) enum FlushError {
     #[error(transparent)]
     File(#[from] SstError),
     #[error("object {key}: {source}")]
-    Store { key: String, source: object_store::Error },
+    Store {
+        key: String,
+        source: object_store::Error,
+    },
     #[error(transparent)]
     NotCommitted(#[from] NotCommitted),
 }
@@ -112,7 +115,12 @@ pub(crate) async fn write_files(
 impl Output<'_> {
     fn writer(&self, fields: &FieldSet) -> SstWriter {
         let table = &self.tablet.table;
-        let Target { shard, own: Own { term, writer, .. }, ulid, .. } = self.target;
+        let Target {
+            shard,
+            own: Own { term, writer, .. },
+            ulid,
+            ..
+        } = self.target;
         let ulid = ulid();
         let spec = FileSpec {
             key: names::sst_key(shard, term, writer, table.tenant, table.id, ulid).to_string(),
@@ -141,7 +149,10 @@ impl Output<'_> {
         store
             .put(&path, bytes.into())
             .await
-            .map_err(|source| FlushError::Store { key: entry.key.clone(), source })?;
+            .map_err(|source| FlushError::Store {
+                key: entry.key.clone(),
+                source,
+            })?;
         Ok(entry)
     }
 }
@@ -149,7 +160,10 @@ impl Output<'_> {
 /// Fields of a table that at least one piece has, in declared order.
 pub(crate) fn fields_of(tablet: &TabletSpec, present: impl Fn(&Column) -> bool) -> FieldSet {
     let columns = tablet.table.schema.columns.iter();
-    columns.filter(|column| column.kind == ColumnKind::Field && present(column)).cloned().collect()
+    columns
+        .filter(|column| column.kind == ColumnKind::Field && present(column))
+        .cloned()
+        .collect()
 }
 
 /// Writes the files of a cut: one per tablet and segment.
@@ -165,16 +179,28 @@ pub(crate) async fn write_cut(
         };
         let mut windows: BTreeMap<i64, Vec<Arc<Piece>>> = BTreeMap::new();
         for (start, pieces) in rows.windows() {
-            windows.entry(start).or_default().extend(pieces.iter().cloned());
+            windows
+                .entry(start)
+                .or_default()
+                .extend(pieces.iter().cloned());
         }
         let segments = segment::of_windows(&tablet.table, version.files(id), windows);
         for segment in segments {
-            let deletes: Vec<Delete> =
-                cut.deletes.iter().filter(|delete| delete.tablet == id).cloned().collect();
-            let sorted: Vec<Sorted> =
-                segment.pieces.iter().map(|piece| piece.sorted()).collect::<Result<_, _>>()?;
+            let deletes: Vec<Delete> = cut
+                .deletes
+                .iter()
+                .filter(|delete| delete.tablet == id)
+                .cloned()
+                .collect();
+            let sorted: Vec<Sorted> = segment
+                .pieces
+                .iter()
+                .map(|piece| piece.sorted())
+                .collect::<Result<_, _>>()?;
             let fields = fields_of(tablet, |column| {
-                sorted.iter().any(|run| run.fields.iter().any(|field| field.id == column.id))
+                sorted
+                    .iter()
+                    .any(|run| run.fields.iter().any(|field| field.id == column.id))
             });
             let mode = tablet.table.options.merge_mode;
             let merged = read::merged_pieces(&segment.pieces, &fields, &deletes, mode);
@@ -204,13 +230,19 @@ pub(crate) fn flushed_manifest(
 ) -> Manifest {
     let tablets: Vec<TabletSpec> = cut.tablets.values().map(|spec| (**spec).clone()).collect();
     let lives = |id: TabletId| cut.tablets.contains_key(&id);
-    let (kept, dropped): (Vec<_>, Vec<_>) =
-        before.files.iter().cloned().chain(files).partition(|file| lives(file.tablet));
+    let (kept, dropped): (Vec<_>, Vec<_>) = before
+        .files
+        .iter()
+        .cloned()
+        .chain(files)
+        .partition(|file| lives(file.tablet));
     let mut retired = before.retired.clone();
     retired.extend(dropped.into_iter().map(|file| retire(file, now_ms)));
     let needed = |delete: &&Delete| {
         lives(delete.tablet)
-            && kept.iter().any(|file| file.tablet == delete.tablet && file.seq_max < delete.seq)
+            && kept
+                .iter()
+                .any(|file| file.tablet == delete.tablet && file.seq_max < delete.seq)
     };
     Manifest {
         flushed: cut.until,
@@ -226,5 +258,9 @@ pub(crate) fn flushed_manifest(
 
 /// A file that leaves the list of live ones.
 pub(crate) fn retire(file: FileEntry, at_ms: i64) -> Retired {
-    Retired { key: file.key, length: file.length, at_ms }
+    Retired {
+        key: file.key,
+        length: file.length,
+        at_ms,
+    }
 }

@@ -293,7 +293,10 @@ impl Leader {
             };
             let answer = match known {
                 Known::New => None,
-                Known::Applied(seq) => Some(Ok(Written { seq, replayed: true })),
+                Known::Applied(seq) => Some(Ok(Written {
+                    seq,
+                    replayed: true,
+                })),
                 Known::Conflict => Some(Err(WriteError::BatchConflict(id))),
                 Known::Expired => Some(Err(WriteError::BatchExpired(id))),
             };
@@ -301,7 +304,8 @@ impl Leader {
                 let _ = submitted.reply.send(answer);
                 return;
             }
-            self.joined.insert((batch.tenant, id), (batch.hash, Vec::new()));
+            self.joined
+                .insert((batch.tenant, id), (batch.hash, Vec::new()));
         } else if reply.is_closed() {
             return;
         }
@@ -334,7 +338,10 @@ impl Leader {
     fn send_mark_for_barriers(&mut self) {
         let newest_sent = self.n;
         if self.sent.len() < IN_FLIGHT_MAX
-            && self.barriers.iter().any(|(asked_at, _)| *asked_at == newest_sent)
+            && self
+                .barriers
+                .iter()
+                .any(|(asked_at, _)| *asked_at == newest_sent)
         {
             self.send(FrameKind::Mark, Bytes::new(), Vec::new());
         }
@@ -345,7 +352,10 @@ impl Leader {
         let encoded = self.waiting.iter().map(|waiting| &waiting.encoded);
         let (payload, count) = payload::join(encoded, FRAME_BYTES);
         let chosen: Vec<Submitted> = self.waiting.drain(..count).collect();
-        let bytes = self.waiting.iter().map(|waiting| waiting.encoded.encoded_bytes());
+        let bytes = self
+            .waiting
+            .iter()
+            .map(|waiting| waiting.encoded.encoded_bytes());
         self.waiting_bytes = bytes.sum();
         self.send(FrameKind::Rows, payload, chosen);
     }
@@ -376,7 +386,8 @@ impl Leader {
         self.sent.insert(self.n, sent);
         let (writer, n) = (self.writer, self.n);
         let appending = self.region.append(frame);
-        self.deliveries.push_back(Box::pin(async move { (writer, n, appending.await) }));
+        self.deliveries
+            .push_back(Box::pin(async move { (writer, n, appending.await) }));
     }
 
     async fn deliver(&mut self, (writer, n, result): Delivered) -> Result<(), Ended> {
@@ -428,7 +439,9 @@ impl Leader {
                 self.account(offset, &frame)?;
             }
             if chunk.next <= from {
-                return Err(Ended::Parked(format!("offset {from} is below {until} but not there")));
+                return Err(Ended::Parked(format!(
+                    "offset {from} is below {until} but not there"
+                )));
             }
             self.state.skip_to(chunk.next.min(until));
         }
@@ -462,7 +475,11 @@ impl Leader {
     /// Judges one frame of the log in its place and tells whoever waits for it.
     fn account(&mut self, offset: Offset, frame: &Frame) -> Result<(), Ended> {
         let own = frame.writer == self.writer && frame.kind != FrameKind::Claim;
-        let mut sent = if own { self.sent.remove(&frame.n) } else { None };
+        let mut sent = if own {
+            self.sent.remove(&frame.n)
+        } else {
+            None
+        };
         let batches = sent.as_mut().map(|sent| std::mem::take(&mut sent.batches));
         let ids: Vec<_> = batches
             .iter()
@@ -476,8 +493,20 @@ impl Leader {
             Fed::Applied => {
                 let seq = self.state.current.get().seq(offset);
                 if let Some(sent) = sent {
-                    self.answer_ids(&ids, Ok(Written { seq, replayed: true }));
-                    self.answer(sent, Ok(Written { seq, replayed: false }));
+                    self.answer_ids(
+                        &ids,
+                        Ok(Written {
+                            seq,
+                            replayed: true,
+                        }),
+                    );
+                    self.answer(
+                        sent,
+                        Ok(Written {
+                            seq,
+                            replayed: false,
+                        }),
+                    );
                     self.pass_barriers(frame.n);
                 }
                 (self.applied)();
@@ -529,7 +558,10 @@ impl Leader {
     /// Claims again under the same epoch, which decides every frame of the old writer.
     async fn reclaim(&mut self) -> Result<(), Ended> {
         let old_writer = self.writer;
-        let term = self.id.next_inc(self.term).map_err(|error| Ended::Parked(error.to_string()))?;
+        let term = self
+            .id
+            .next_inc(self.term)
+            .map_err(|error| Ended::Parked(error.to_string()))?;
         let writer = self.id.random.next_u64();
         tracing::info!(shard = %self.id.shard, %term, "claiming again");
         let claim_frame = claim::frame(&self.id, term, writer, self.state.next());
@@ -610,7 +642,12 @@ impl Leader {
             self.answer(sent, Err(in_flight.clone()));
         }
         for submitted in std::mem::take(&mut self.waiting) {
-            let ids: Vec<_> = submitted.batch.id.map(|id| (submitted.batch.tenant, id)).into_iter().collect();
+            let ids: Vec<_> = submitted
+                .batch
+                .id
+                .map(|id| (submitted.batch.tenant, id))
+                .into_iter()
+                .collect();
             self.answer_ids(&ids, Err(rejected.clone()));
             let _ = submitted.reply.send(Err(rejected.clone()));
         }

@@ -125,7 +125,15 @@ struct Inner {
 impl Engine {
     /// An engine without shards.
     pub fn new(ground: Ground, settings: Settings) -> Self {
-        let Ground { wal, store, terms, clock, random, tasks, stop } = ground;
+        let Ground {
+            wal,
+            store,
+            terms,
+            clock,
+            random,
+            tasks,
+            stop,
+        } = ground;
         let budget = MemtableBudget::new(settings.memtable_bytes, settings.request_bytes);
         let files = FileCache::new(Arc::clone(&store), settings.tails_bytes);
         Self(Arc::new(Inner {
@@ -194,7 +202,9 @@ impl Engine {
             }
             if self.0.budget.wants_flush() {
                 let shards = self.shards();
-                let largest = shards.iter().max_by_key(|shard| shard.status().memory_bytes);
+                let largest = shards
+                    .iter()
+                    .max_by_key(|shard| shard.status().memory_bytes);
                 if let Some(largest) = largest {
                     largest.parts.flush_wanted.notify_one();
                 }

@@ -25,7 +25,9 @@ impl LocalTerms {
     /// * effects: blocks on the disk.
     pub fn open(folder: &Path) -> io::Result<Self> {
         fs::create_dir_all(folder)?;
-        Ok(Self { folder: Some(folder.to_owned()) })
+        Ok(Self {
+            folder: Some(folder.to_owned()),
+        })
     }
 
     /// Keeps nothing: for tests, in which every open has a new epoch.
@@ -69,7 +71,9 @@ impl LocalTerms {
     }
 
     fn path(&self, shard: ShardId) -> Option<PathBuf> {
-        self.folder.as_ref().map(|folder| folder.join(format!("{shard}.term")))
+        self.folder
+            .as_ref()
+            .map(|folder| folder.join(format!("{shard}.term")))
     }
 }
 

@@ -28,13 +28,20 @@ pub const WINDOW_NS: i64 = 6 * 3_600 * 1_000_000_000;
 /// First nanosecond of the window of the given width that holds `time`; clamped to the first
 /// representable one, where the window is cut short.
 pub fn window_start(time: i64, width_ns: i64) -> i64 {
-    time.checked_sub(time.rem_euclid(width_ns)).unwrap_or(i64::MIN)
+    time.checked_sub(time.rem_euclid(width_ns))
+        .unwrap_or(i64::MIN)
 }
 
 /// Width of the memtable windows of a table, in nanoseconds.
 pub fn window_ns(table: &TableInfo) -> i64 {
-    let by_hand = table.options.segment_ms.and_then(|ms| i64::try_from(ms).ok());
-    by_hand.and_then(|ms| ms.checked_mul(1_000_000)).filter(|&ns| ns > 0).unwrap_or(WINDOW_NS)
+    let by_hand = table
+        .options
+        .segment_ms
+        .and_then(|ms| i64::try_from(ms).ok());
+    by_hand
+        .and_then(|ms| ms.checked_mul(1_000_000))
+        .filter(|&ns| ns > 0)
+        .unwrap_or(WINDOW_NS)
 }
 
 /// An immutable piece of a memtable.
@@ -57,7 +64,11 @@ pub struct Piece {
 
 #[derive(Debug)]
 enum Content {
-    Part { rows: Rows, table: Arc<TableInfo>, sorted: OnceLock<Result<Sorted, SstError>> },
+    Part {
+        rows: Rows,
+        table: Arc<TableInfo>,
+        sorted: OnceLock<Result<Sorted, SstError>>,
+    },
     Run(Sorted),
 }
 
@@ -90,29 +101,51 @@ impl Piece {
     pub fn sorted(&self) -> Result<Sorted, SstError> {
         match &self.content {
             Content::Run(sorted) => Ok(sorted.clone()),
-            Content::Part { rows, table, sorted } => {
-                sorted.get_or_init(|| sort_part(rows, table)).clone()
-            }
+            Content::Part {
+                rows,
+                table,
+                sorted,
+            } => sorted.get_or_init(|| sort_part(rows, table)).clone(),
         }
     }
 
     /// A run of the given rows; `None` when there are none.
     pub fn run(sorted: Sorted, seq_min: Seq, seq_max: Seq) -> Option<Self> {
-        let times = || sorted.batches.iter().flat_map(|batch| batch.time.iter().copied());
+        let times = || {
+            sorted
+                .batches
+                .iter()
+                .flat_map(|batch| batch.time.iter().copied())
+        };
         let (t_min, t_max) = (times().min()?, times().max()?);
         let rows = sorted.batches.iter().map(SortedBatch::rows).sum();
         let bytes = sorted.batches.iter().map(arrays::memory_bytes).sum();
-        Some(Self { seq_min, seq_max, t_min, t_max, rows, bytes, content: Content::Run(sorted) })
+        Some(Self {
+            seq_min,
+            seq_max,
+            t_min,
+            t_max,
+            rows,
+            bytes,
+            content: Content::Run(sorted),
+        })
     }
 }
 
 fn sort_part(rows: &Rows, table: &TableInfo) -> Result<Sorted, SstError> {
     let present = |id| rows.columns.iter().any(|column| column.id == id);
-    let fields: FieldSet =
-        table.schema.fields().filter(|field| present(field.id)).cloned().collect();
+    let fields: FieldSet = table
+        .schema
+        .fields()
+        .filter(|field| present(field.id))
+        .cloned()
+        .collect();
     let unsorted = arrays::unsorted(rows, &fields);
     let batch = merge::sort_rows(&unsorted, table.options.merge_mode)?;
-    Ok(Sorted { fields, batches: Arc::from([batch]) })
+    Ok(Sorted {
+        fields,
+        batches: Arc::from([batch]),
+    })
 }
 
 /// Cuts a request's rows by window: one part per window, earliest window first.
@@ -143,8 +176,20 @@ pub fn parts(rows: Rows, table: &Arc<TableInfo>, seq: Seq) -> Vec<(i64, Piece)> 
 
 fn part(rows: Rows, table: &Arc<TableInfo>, seq: Seq, t_min: i64, t_max: i64) -> Piece {
     let (count, bytes) = (rows.len(), part_bytes(&rows));
-    let content = Content::Part { rows, table: Arc::clone(table), sorted: OnceLock::new() };
-    Piece { seq_min: seq, seq_max: seq, t_min, t_max, rows: count, bytes, content }
+    let content = Content::Part {
+        rows,
+        table: Arc::clone(table),
+        sorted: OnceLock::new(),
+    };
+    Piece {
+        seq_min: seq,
+        seq_max: seq,
+        t_min,
+        t_max,
+        rows: count,
+        bytes,
+        content,
+    }
 }
 
 /// Bytes that a request's rows take while they are parts, with room for their sorted copy.
@@ -186,7 +231,10 @@ impl TabletRows {
             return false;
         };
         let at = pieces.windows(joined.len()).position(|stretch| {
-            stretch.iter().zip(joined).all(|(piece, joined)| Arc::ptr_eq(piece, joined))
+            stretch
+                .iter()
+                .zip(joined)
+                .all(|(piece, joined)| Arc::ptr_eq(piece, joined))
         });
         let Some(at) = at else {
             return false;
@@ -223,7 +271,9 @@ pub struct Memtables {
 
 impl Default for Memtables {
     fn default() -> Self {
-        Self { branches: Arc::new(vec![Arc::default(); BRANCHES as usize]) }
+        Self {
+            branches: Arc::new(vec![Arc::default(); BRANCHES as usize]),
+        }
     }
 }
 
@@ -235,7 +285,9 @@ impl Memtables {
 
     /// All tablets with rows.
     pub fn tablets(&self) -> impl Iterator<Item = (TabletId, &Arc<TabletRows>)> {
-        self.branches.iter().flat_map(|branch| branch.iter().map(|(&id, rows)| (id, rows)))
+        self.branches
+            .iter()
+            .flat_map(|branch| branch.iter().map(|(&id, rows)| (id, rows)))
     }
 
     /// Whether no tablet has rows.
@@ -287,7 +339,10 @@ pub const RUNS_JOINED: usize = 8;
 ///
 /// * `barriers`: sequences of deletes that hit the tablet; pieces on both sides of one stay apart.
 pub fn to_join(pieces: &[Arc<Piece>], barriers: &[Seq]) -> Option<std::ops::Range<usize>> {
-    let parts_from = pieces.iter().rposition(|piece| piece.is_run()).map_or(0, |last| last + 1);
+    let parts_from = pieces
+        .iter()
+        .rposition(|piece| piece.is_run())
+        .map_or(0, |last| last + 1);
     let parts = &pieces[parts_from..];
     let rows: usize = parts.iter().map(|piece| piece.rows).sum();
     let range = if parts.len() > PARTS_MAX || (parts.len() > 1 && rows > UNSORTED_ROWS_MAX) {

@@ -98,14 +98,15 @@ impl Engine {
             open.parts.stop.cancel();
         }
         let began = Instant::now();
-        let manifests = ManifestStore::new(
-            Arc::clone(&self.0.store),
-            names::shard_folder(order.shard),
-        );
+        let manifests =
+            ManifestStore::new(Arc::clone(&self.0.store), names::shard_folder(order.shard));
         let newest = read_newest(&manifests).await?;
         let term = self.next_term(&order, newest.as_ref().map(|(_, manifest)| manifest.term))?;
         let writer = self.0.random.next_u64();
-        let region = RegionId { shard: order.shard.0, incarnation: order.incarnation };
+        let region = RegionId {
+            shard: order.shard.0,
+            incarnation: order.incarnation,
+        };
         let id = Identity {
             shard: order.shard,
             region,
@@ -118,10 +119,18 @@ impl Engine {
         let region = self.0.wal.open(region).await.map_err(log_error)?;
         let deadline = Instant::now() + OPEN_TIME;
         let claim_frame = claim::frame(&id, term, writer, 0);
-        claim::append(&region, &claim_frame, deadline).await.map_err(claim_error)?;
+        claim::append(&region, &claim_frame, deadline)
+            .await
+            .map_err(claim_error)?;
         loop {
-            let claimed = self.replay(&order, &manifests, &region, writer, deadline).await?;
-            let own = Own { term, writer, claim: claimed.claim };
+            let claimed = self
+                .replay(&order, &manifests, &region, writer, deadline)
+                .await?;
+            let own = Own {
+                term,
+                writer,
+                claim: claimed.claim,
+            };
             let first = committer::first_manifest(order.incarnation);
             let committer = Committer::new(
                 order.shard,
@@ -138,7 +147,10 @@ impl Engine {
                 Err(NotCommitted::Refused(why)) => return Err(OpenError::Parked(why)),
             }
             let (number, manifest) = committer.newest().await;
-            claimed.state.current.edit(|version| version.manifest = number);
+            claimed
+                .state
+                .current
+                .edit(|version| version.manifest = number);
             let shard = self.serve(id, region, claimed, committer, (term, writer), &manifest);
             let next = shard.parts.current.get().next;
             let ms = began.elapsed().as_millis() as u64;
@@ -157,12 +169,18 @@ impl Engine {
                 return Err(OpenError::NotLeader(highest));
             }
             (Some(stored), Some(highest)) if stored.epoch == order.epoch && stored == highest => {
-                Term { epoch: order.epoch, inc: stored.inc + 1 }
+                Term {
+                    epoch: order.epoch,
+                    inc: stored.inc + 1,
+                }
             }
             (_, Some(highest)) if highest.epoch == order.epoch => {
                 return Err(OpenError::EpochUsed(order.epoch));
             }
-            _ => Term { epoch: order.epoch, inc: 0 },
+            _ => Term {
+                epoch: order.epoch,
+                inc: 0,
+            },
         };
         self.0.terms.write(order.shard, term).map_err(damaged)?;
         Ok(term)
@@ -179,8 +197,9 @@ impl Engine {
         loop {
             let newest = read_newest(manifests).await?;
             let first = committer::first_manifest(order.incarnation);
-            let (number, manifest) =
-                newest.as_ref().map_or((0, &first), |(number, manifest)| (*number, manifest));
+            let (number, manifest) = newest
+                .as_ref()
+                .map_or((0, &first), |(number, manifest)| (*number, manifest));
             if manifest.incarnation != order.incarnation {
                 let (found, ordered) = (manifest.incarnation, order.incarnation);
                 return Err(OpenError::Foreign { found, ordered });
@@ -195,7 +214,14 @@ impl Engine {
                         manifest.flushed, manifest.claim
                     )));
                 }
-                Ok(claim) => return Ok(Claimed { state, unflushed, newest, claim }),
+                Ok(claim) => {
+                    return Ok(Claimed {
+                        state,
+                        unflushed,
+                        newest,
+                        claim,
+                    });
+                }
                 Err(ClaimError::OutOfRange { start }) => {
                     let bytes = state.current.get().memory_bytes();
                     self.0.budget.sub(bytes);
@@ -258,10 +284,16 @@ impl Engine {
             queue,
             Box::new(move || applied.after_apply()),
             Box::new(move |term, writer, claim| {
-                claims.committer.claimed(Own { term, writer, claim });
+                claims.committer.claimed(Own {
+                    term,
+                    writer,
+                    claim,
+                });
             }),
         );
-        let shard = Shard { parts: Arc::clone(&parts) };
+        let shard = Shard {
+            parts: Arc::clone(&parts),
+        };
         let ending = Arc::clone(&parts);
         self.0.tasks.spawn(async move {
             let ended = leader.run(stop).await;

@@ -13,8 +13,8 @@ use std::sync::Arc;
 
 use auxo_proto::ids::Seq;
 use auxo_proto::schema::{MergeMode, TableInfo, TabletSpec};
-use auxo_sst::batch::{FieldSet, SortedBatch};
 use auxo_sst::SstError;
+use auxo_sst::batch::{FieldSet, SortedBatch};
 use auxo_sst::entry::FileEntry;
 use auxo_sst::manifest::Delete;
 use auxo_sst::merge::{self, MergeSource};
@@ -125,7 +125,12 @@ impl TabletSnapshot {
         files: FileCache,
         now_ns: i64,
     ) -> Self {
-        Self { version, tablet, files, now_ns }
+        Self {
+            version,
+            tablet,
+            files,
+            now_ns,
+        }
     }
 
     /// The table whose rows these are, as the shard knows it.
@@ -140,7 +145,10 @@ impl TabletSnapshot {
 
     /// Number of files and of memtable pieces, before any pruning.
     pub fn sources(&self) -> (usize, usize) {
-        (self.version.files(self.tablet.id).len(), self.pieces().count())
+        (
+            self.version.files(self.tablet.id).len(),
+            self.pieces().count(),
+        )
     }
 
     /// The stacks that may have rows for the scan, earliest first.
@@ -149,9 +157,11 @@ impl TabletSnapshot {
     pub fn stacks(&self, spec: &ScanSpec) -> Vec<Stack> {
         let time = spec.time.intersect(self.live());
         let range = self.tablet.range;
-        let files = self.version.files(self.tablet.id).iter().filter(|entry| {
-            entry.range.lo <= range.hi && range.lo <= entry.range.hi
-        });
+        let files = self
+            .version
+            .files(self.tablet.id)
+            .iter()
+            .filter(|entry| entry.range.lo <= range.hi && range.lo <= entry.range.hi);
         let mut sources: Vec<Source> = files.cloned().map(Source::File).collect();
         sources.sort_by_key(Source::seq_max);
         sources.extend(self.pieces().cloned().map(Source::Piece));
@@ -185,9 +195,14 @@ impl TabletSnapshot {
         match self.tablet.table.options.ttl_ms {
             None => TimeRange::ALL,
             Some(ttl_ms) => {
-                let ttl_ns = i64::try_from(ttl_ms).ok().and_then(|ms| ms.checked_mul(1_000_000));
+                let ttl_ns = i64::try_from(ttl_ms)
+                    .ok()
+                    .and_then(|ms| ms.checked_mul(1_000_000));
                 let start = ttl_ns.map_or(i64::MIN, |ttl| self.now_ns.saturating_sub(ttl));
-                TimeRange { start, ..TimeRange::ALL }
+                TimeRange {
+                    start,
+                    ..TimeRange::ALL
+                }
             }
         }
     }
@@ -239,7 +254,10 @@ impl Stack {
 
     /// Number of files among the sources.
     pub fn files(&self) -> usize {
-        self.sources.iter().filter(|source| matches!(source, Source::File(_))).count()
+        self.sources
+            .iter()
+            .filter(|source| matches!(source, Source::File(_)))
+            .count()
     }
 
     /// Rows of all sources: no scan returns more.
@@ -250,21 +268,30 @@ impl Stack {
     /// Exactly how many rows a scan of everything returns, if that is known without reading.
     pub fn rows_exactly(&self) -> Option<u64> {
         match self.sources.as_slice() {
-            [Source::File(entry)] if self.deletes_of(entry.seq_max).next().is_none() => {
-                self.time.covers(entry.t_min, entry.t_max).then_some(entry.rows)
-            }
+            [Source::File(entry)] if self.deletes_of(entry.seq_max).next().is_none() => self
+                .time
+                .covers(entry.t_min, entry.t_max)
+                .then_some(entry.rows),
             _ => None,
         }
     }
 
     /// Time of the earliest row.
     pub fn t_min(&self) -> i64 {
-        self.sources.iter().map(|source| source.times().0).min().unwrap_or(i64::MAX)
+        self.sources
+            .iter()
+            .map(|source| source.times().0)
+            .min()
+            .unwrap_or(i64::MAX)
     }
 
     /// Time of the latest row.
     pub fn t_max(&self) -> i64 {
-        self.sources.iter().map(|source| source.times().1).max().unwrap_or(i64::MIN)
+        self.sources
+            .iter()
+            .map(|source| source.times().1)
+            .max()
+            .unwrap_or(i64::MIN)
     }
 
     /// The rows that the scan wants, ordered by (series key, time).
@@ -282,7 +309,11 @@ impl Stack {
             rows: self.open_source(source, &spec),
             first_key: source.first_key(),
         });
-        merge::merge(sources.collect(), self.table.options.merge_mode, &spec.fields)
+        merge::merge(
+            sources.collect(),
+            self.table.options.merge_mode,
+            &spec.fields,
+        )
     }
 
     fn open_source(&self, source: &Source, spec: &Arc<ScanSpec>) -> RowStream {
@@ -294,7 +325,9 @@ impl Stack {
     }
 
     fn deletes_of(&self, seq_max: Seq) -> impl Iterator<Item = &Delete> {
-        self.deletes.iter().filter(move |delete| delete.seq > seq_max)
+        self.deletes
+            .iter()
+            .filter(move |delete| delete.seq > seq_max)
     }
 }
 
@@ -336,7 +369,11 @@ pub(crate) fn merged_pieces(
 
 fn piece_stream(piece: &Arc<Piece>, fields: &FieldSet, deletes: &[Delete]) -> RowStream {
     let spec = Arc::new(everything(fields));
-    let hits = deletes.iter().filter(|delete| delete.seq > piece.seq_max).cloned().collect();
+    let hits = deletes
+        .iter()
+        .filter(|delete| delete.seq > piece.seq_max)
+        .cloned()
+        .collect();
     select::without_deleted(piece_rows(Arc::clone(piece), spec), hits)
 }
 

@@ -54,9 +54,9 @@ impl Parts {
         let freed: usize = due.pieces.iter().map(|piece| piece.bytes).sum();
         let put = self.current.edit(|version| {
             let here = version.active.tablet(due.tablet).is_some();
-            here && version
-                .active
-                .edit(due.tablet, |rows| rows.replace(due.window, &due.pieces, run))
+            here && version.active.edit(due.tablet, |rows| {
+                rows.replace(due.window, &due.pieces, run)
+            })
         });
         if put {
             self.budget.add(added);
@@ -75,7 +75,12 @@ fn due(version: &Version) -> Option<Due> {
             Some((window, range, pieces))
         })?;
         let pieces = pieces[range].to_vec();
-        Some(Due { tablet, window, table: Arc::clone(&spec.table), pieces })
+        Some(Due {
+            tablet,
+            window,
+            table: Arc::clone(&spec.table),
+            pieces,
+        })
     })
 }
 
@@ -83,14 +88,34 @@ fn due(version: &Version) -> Option<Due> {
 ///
 /// * effects: takes CPU time in the order of a microsecond per ten rows.
 fn join(pieces: &[Arc<Piece>], table: &TableInfo) -> Result<Option<Piece>, SstError> {
-    let sorted: Vec<Sorted> = pieces.iter().map(|piece| piece.sorted()).collect::<Result<_, _>>()?;
+    let sorted: Vec<Sorted> = pieces
+        .iter()
+        .map(|piece| piece.sorted())
+        .collect::<Result<_, _>>()?;
     let has = |column: &&Column| {
-        sorted.iter().any(|run| run.fields.iter().any(|field| field.id == column.id))
+        sorted
+            .iter()
+            .any(|run| run.fields.iter().any(|field| field.id == column.id))
     };
     let fields: FieldSet = table.schema.fields().filter(has).cloned().collect();
     let merged = read::merged_pieces(pieces, &fields, &[], table.options.merge_mode);
     let batches: Vec<_> = futures::executor::block_on(merged.try_collect())?;
-    let seq_min = pieces.iter().map(|piece| piece.seq_min).min().unwrap_or_default();
-    let seq_max = pieces.iter().map(|piece| piece.seq_max).max().unwrap_or_default();
-    Ok(Piece::run(Sorted { fields, batches: batches.into() }, seq_min, seq_max))
+    let seq_min = pieces
+        .iter()
+        .map(|piece| piece.seq_min)
+        .min()
+        .unwrap_or_default();
+    let seq_max = pieces
+        .iter()
+        .map(|piece| piece.seq_max)
+        .max()
+        .unwrap_or_default();
+    Ok(Piece::run(
+        Sorted {
+            fields,
+            batches: batches.into(),
+        },
+        seq_min,
+        seq_max,
+    ))
 }

@@ -20,7 +20,12 @@ use crate::memtable::{self, Piece};
 const HOUR_NS: u64 = 3_600_000_000_000;
 
 /// Lengths to choose from, in nanoseconds.
-const LENGTHS: [u64; 4] = [6 * HOUR_NS, 24 * HOUR_NS, 7 * 24 * HOUR_NS, 28 * 24 * HOUR_NS];
+const LENGTHS: [u64; 4] = [
+    6 * HOUR_NS,
+    24 * HOUR_NS,
+    7 * 24 * HOUR_NS,
+    28 * 24 * HOUR_NS,
+];
 
 /// Rows a series should have in a file.
 const ROWS_PER_SERIES: u64 = 1_024;
@@ -43,14 +48,24 @@ pub(crate) fn of_windows(
     files: &[Arc<FileEntry>],
     windows: BTreeMap<i64, Vec<Arc<Piece>>>,
 ) -> Vec<Segment> {
-    let by_hand = table.options.segment_ms.map(|_| memtable::window_ns(table) as u64);
+    let by_hand = table
+        .options
+        .segment_ms
+        .map(|_| memtable::window_ns(table) as u64);
     let usual = by_hand
-        .or_else(|| files.iter().max_by_key(|file| file.seq_max).map(|file| file.segment_ns))
+        .or_else(|| {
+            files
+                .iter()
+                .max_by_key(|file| file.seq_max)
+                .map(|file| file.segment_ns)
+        })
         .unwrap_or_else(|| shortest(&windows));
     let mut length_ns = usual;
     for wider in LENGTHS {
-        let starts: BTreeSet<i64> =
-            windows.keys().map(|&at| memtable::window_start(at, length_ns as i64)).collect();
+        let starts: BTreeSet<i64> = windows
+            .keys()
+            .map(|&at| memtable::window_start(at, length_ns as i64))
+            .collect();
         if starts.len() <= SEGMENTS_MAX {
             break;
         }
@@ -58,7 +73,9 @@ pub(crate) fn of_windows(
     }
     let mut segments: BTreeMap<(i64, u64), Vec<Arc<Piece>>> = BTreeMap::new();
     for (window, pieces) in windows {
-        let length = begun(files, window).unwrap_or(length_ns).max(length_ns.min(usual));
+        let length = begun(files, window)
+            .unwrap_or(length_ns)
+            .max(length_ns.min(usual));
         let start = memtable::window_start(window, length as i64);
         segments.entry((start, length)).or_default().extend(pieces);
     }
@@ -66,7 +83,11 @@ pub(crate) fn of_windows(
         .into_iter()
         .map(|((start, length_ns), mut pieces)| {
             pieces.sort_by_key(|piece| piece.seq_min);
-            Segment { start, length_ns, pieces }
+            Segment {
+                start,
+                length_ns,
+                pieces,
+            }
         })
         .collect()
 }
@@ -84,7 +105,11 @@ fn begun(files: &[Arc<FileEntry>], window: i64) -> Option<u64> {
 fn shortest(windows: &BTreeMap<i64, Vec<Arc<Piece>>>) -> u64 {
     let pieces = || windows.values().flatten();
     let rows: u64 = pieces().map(|piece| piece.rows as u64).sum();
-    let series: u64 = pieces().map(|piece| piece.series() as u64).max().unwrap_or(1).max(1);
+    let series: u64 = pieces()
+        .map(|piece| piece.series() as u64)
+        .max()
+        .unwrap_or(1)
+        .max(1);
     let t_min = pieces().map(|piece| piece.t_min).min().unwrap_or(0);
     let t_max = pieces().map(|piece| piece.t_max).max().unwrap_or(0);
     let span = (i128::from(t_max) - i128::from(t_min)).max(1);

@@ -93,7 +93,10 @@ fn left(
         let mut alive = vec![batch.slice_rows(index)];
         for (_, time) in deletes.iter().filter(|(tags, _)| tags.matches(&slice.key)) {
             let dead = within(batch, index, *time);
-            alive = alive.into_iter().flat_map(|rows| minus(rows, &dead)).collect();
+            alive = alive
+                .into_iter()
+                .flat_map(|rows| minus(rows, &dead))
+                .collect();
         }
         for rows in alive {
             push_range(&mut ranges, index, rows);
@@ -137,17 +140,16 @@ pub(crate) fn split_series(
     count: usize,
 ) -> Result<(SortedBatch, SortedBatch), SstError> {
     let part = |slices: Range<usize>| {
-        let ranges: Vec<_> = slices.map(|slice| (slice, batch.slice_rows(slice))).collect();
+        let ranges: Vec<_> = slices
+            .map(|slice| (slice, batch.slice_rows(slice)))
+            .collect();
         keep(batch, &ranges)
     };
     Ok((part(0..count)?, part(count..batch.series.len())?))
 }
 
 /// Rows of the given ranges, which ascend; a slice may have several.
-fn keep(
-    batch: &SortedBatch,
-    ranges: &[(usize, Range<usize>)],
-) -> Result<SortedBatch, SstError> {
+fn keep(batch: &SortedBatch, ranges: &[(usize, Range<usize>)]) -> Result<SortedBatch, SstError> {
     let mut series: Vec<SeriesSlice> = Vec::with_capacity(ranges.len());
     let mut time = Vec::with_capacity(ranges.iter().map(|(_, rows)| rows.len()).sum());
     let mut joined: Vec<Range<usize>> = Vec::with_capacity(ranges.len());
@@ -155,7 +157,11 @@ fn keep(
     for (slice, rows) in ranges {
         if last_slice != Some(*slice) {
             let SeriesSlice { key, hash, .. } = batch.series[*slice].clone();
-            series.push(SeriesSlice { key, hash, start: time.len() as u32 });
+            series.push(SeriesSlice {
+                key,
+                hash,
+                start: time.len() as u32,
+            });
             last_slice = Some(*slice);
         }
         time.extend_from_slice(&batch.time[rows.clone()]);
@@ -164,9 +170,16 @@ fn keep(
             _ => joined.push(rows.clone()),
         }
     }
-    let fields = batch.fields.iter().map(|array| keep_ranges(array, &joined, time.len()));
+    let fields = batch
+        .fields
+        .iter()
+        .map(|array| keep_ranges(array, &joined, time.len()));
     let fields = fields.collect::<Result<_, _>>()?;
-    Ok(SortedBatch { fields, series, time: ScalarBuffer::from(time) })
+    Ok(SortedBatch {
+        fields,
+        series,
+        time: ScalarBuffer::from(time),
+    })
 }
 
 fn keep_ranges(

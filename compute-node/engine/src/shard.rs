@@ -21,6 +21,7 @@ use object_store::ObjectStore;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
+use crate::Settings;
 use crate::batches::Batches;
 use crate::budget::MemtableBudget;
 use crate::committer::{Committer, NotCommitted};
@@ -31,7 +32,6 @@ use crate::payload::{self, Batch, EncodeError, EncodedBatch, Entry};
 use crate::read::{ReadError, TabletSnapshot};
 use crate::state::Cut;
 use crate::version::{self, Current};
-use crate::Settings;
 
 /// Longest wait for an answer to a write; past it the outcome is unknown to the caller.
 const WRITE_TIME: Duration = Duration::from_secs(10);
@@ -126,7 +126,10 @@ impl Shard {
     pub async fn create_tablets(&self, specs: Vec<TabletSpec>) -> Result<(), WriteError> {
         let version = self.parts.current.get();
         let known = |spec: &TabletSpec| {
-            version.tablets.get(&spec.id).is_some_and(|known| **known == *spec)
+            version
+                .tablets
+                .get(&spec.id)
+                .is_some_and(|known| **known == *spec)
         };
         let missing: Vec<TabletSpec> = specs.into_iter().filter(|spec| !known(spec)).collect();
         match missing.is_empty() {
@@ -138,8 +141,10 @@ impl Shard {
     /// Makes tablets unreadable; durable when it returns. Their files go later.
     pub async fn drop_tablets(&self, tablets: Vec<TabletId>) -> Result<(), WriteError> {
         let version = self.parts.current.get();
-        let known: Vec<TabletId> =
-            tablets.into_iter().filter(|id| version.tablets.contains_key(id)).collect();
+        let known: Vec<TabletId> = tablets
+            .into_iter()
+            .filter(|id| version.tablets.contains_key(id))
+            .collect();
         match known.is_empty() {
             true => Ok(()),
             false => self.change(Entry::DropTablets(known)).await,
@@ -147,7 +152,12 @@ impl Shard {
     }
 
     async fn change(&self, entry: Entry) -> Result<(), WriteError> {
-        let batch = Batch { tenant: TenantId(0), id: None, hash: 0, entries: vec![entry] };
+        let batch = Batch {
+            tenant: TenantId(0),
+            id: None,
+            hash: 0,
+            entries: vec![entry],
+        };
         let encoded = encode(&batch)?;
         self.submit(batch, encoded, None).await.map(drop)
     }
@@ -159,8 +169,17 @@ impl Shard {
         permit: Option<crate::budget::RequestPermit>,
     ) -> Result<Written, WriteError> {
         let (reply, answer) = oneshot::channel();
-        let submitted = Submitted { batch, encoded, reply, permit };
-        match self.parts.commands.try_send(Command::Write(Box::new(submitted))) {
+        let submitted = Submitted {
+            batch,
+            encoded,
+            reply,
+            permit,
+        };
+        match self
+            .parts
+            .commands
+            .try_send(Command::Write(Box::new(submitted)))
+        {
             Ok(()) => {}
             Err(mpsc::error::TrySendError::Full(_)) => return Err(WriteError::Busy(Busy::Queue)),
             Err(mpsc::error::TrySendError::Closed(_)) => return Err(self.gone()),
@@ -233,10 +252,18 @@ impl Shard {
     /// A tablet as it is now.
     pub fn tablet(&self, tablet: TabletId) -> Result<TabletSnapshot, ReadError> {
         let version = self.parts.current.get();
-        let spec = version.tablets.get(&tablet).ok_or(ReadError::StaleRoute(tablet))?;
+        let spec = version
+            .tablets
+            .get(&tablet)
+            .ok_or(ReadError::StaleRoute(tablet))?;
         let spec = Arc::clone(spec);
         let now_ns = self.parts.clock.now_ns();
-        Ok(TabletSnapshot::new(version, spec, self.parts.files.clone(), now_ns))
+        Ok(TabletSnapshot::new(
+            version,
+            spec,
+            self.parts.files.clone(),
+            now_ns,
+        ))
     }
 
     /// What the shard says of itself.
@@ -255,7 +282,12 @@ impl Shard {
             file_bytes: files().map(|file| file.length).sum(),
             file_rows: files().map(|file| file.rows).sum(),
             tablets: version.tablets.len() as u64,
-            ended: self.parts.ended.borrow().as_ref().map(|ended| format!("{ended:?}")),
+            ended: self
+                .parts
+                .ended
+                .borrow()
+                .as_ref()
+                .map(|ended| format!("{ended:?}")),
         }
     }
 
@@ -272,7 +304,10 @@ impl Shard {
         let sent = self.parts.commands.send(Command::Cut(reply)).await;
         sent.map_err(|_| self.gone())?;
         let cut = answer.await.map_err(|_| self.gone())?;
-        self.parts.flush_cut(cut).await.map_err(|error| WriteError::Refused(error.to_string()))
+        self.parts
+            .flush_cut(cut)
+            .await
+            .map_err(|error| WriteError::Refused(error.to_string()))
     }
 
     /// Settles what is in flight, flushes, and stops; afterwards no background work can commit.
@@ -327,8 +362,12 @@ impl Parts {
         self.committer.bump().await?;
         let version = self.current.get();
         let ulid = || self.ulid();
-        let target =
-            Target { store: &self.store, shard: self.shard, own: self.committer.own(), ulid: &ulid };
+        let target = Target {
+            store: &self.store,
+            shard: self.shard,
+            own: self.committer.own(),
+            ulid: &ulid,
+        };
         let files = flush::write_cut(cut, &version, target).await?;
         let mut batches = self.flushed_batches.lock().await;
         for applied in &cut.batches {
@@ -344,12 +383,21 @@ impl Parts {
         let (number, manifest) = committed;
         let freed = self.current.edit(|version| {
             let flushed_seq = version.seq(cut.until);
-            let frozen = version.frozen.iter().position(|frozen| frozen.until == cut.until);
+            let frozen = version
+                .frozen
+                .iter()
+                .position(|frozen| frozen.until == cut.until);
             let freed = frozen.map_or(0, |at| version.frozen.remove(at).rows.bytes());
             version.manifest = number;
             version.flushed = manifest.flushed;
             let mut deletes = manifest.deletes.clone();
-            deletes.extend(version.deletes.iter().filter(|d| d.seq >= flushed_seq).cloned());
+            deletes.extend(
+                version
+                    .deletes
+                    .iter()
+                    .filter(|d| d.seq >= flushed_seq)
+                    .cloned(),
+            );
             version.deletes = Arc::new(deletes);
             version.files = Arc::new(version::files_of(&manifest));
             freed

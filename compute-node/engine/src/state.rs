@@ -97,7 +97,12 @@ impl State {
             current: Arc::new(Current::new(Version::of_manifest(number, manifest))),
             acceptance: Acceptance::new(
                 manifest.incarnation,
-                Cur { term: floor.term, writer: floor.writer, n: floor.n, sealed: floor.sealed },
+                Cur {
+                    term: floor.term,
+                    writer: floor.writer,
+                    n: floor.n,
+                    sealed: floor.sealed,
+                },
                 manifest.flushed,
             ),
             batches: Batches::of_manifest(&manifest.batches),
@@ -129,7 +134,10 @@ impl State {
             Verdict::Counts => Fed::Claimed,
             Verdict::Skip => Fed::Skipped,
             Verdict::Broken(why) => {
-                return Err(FeedError::Broken { at: offset, why: why.to_string() });
+                return Err(FeedError::Broken {
+                    at: offset,
+                    why: why.to_string(),
+                });
             }
             Verdict::Apply => Fed::Applied,
         };
@@ -151,7 +159,8 @@ impl State {
 
     /// Moves `next` over offsets that hold no frame.
     pub(crate) fn skip_to(&mut self, next: Offset) {
-        self.current.edit(|version| version.next = version.next.max(next));
+        self.current
+            .edit(|version| version.next = version.next.max(next));
     }
 
     fn apply(&mut self, offset: Offset, batches: Vec<Batch>) {
@@ -164,7 +173,12 @@ impl State {
         for batch in batches {
             if let Some(id) = batch.id {
                 self.batches.insert(batch.tenant, id, batch.hash, seq);
-                let applied = AppliedBatch { tenant: batch.tenant, id, body_hash: batch.hash, seq };
+                let applied = AppliedBatch {
+                    tenant: batch.tenant,
+                    id,
+                    body_hash: batch.hash,
+                    seq,
+                };
                 self.since_cut.push(applied);
             }
             for entry in batch.entries {
@@ -172,11 +186,22 @@ impl State {
                     Entry::Rows { tablet, rows, .. } => {
                         if let Some(spec) = tablets.get(&tablet) {
                             let cut = memtable::parts(rows, &spec.table, seq);
-                            parts.extend(cut.into_iter().map(|(window, part)| (tablet, window, part)));
+                            parts.extend(
+                                cut.into_iter().map(|(window, part)| (tablet, window, part)),
+                            );
                         }
                     }
-                    Entry::Delete { tablet, filter, time } => {
-                        deletes.push(Delete { tablet, filter, time, seq });
+                    Entry::Delete {
+                        tablet,
+                        filter,
+                        time,
+                    } => {
+                        deletes.push(Delete {
+                            tablet,
+                            filter,
+                            time,
+                            seq,
+                        });
                     }
                     Entry::CreateTablets(specs) => {
                         for spec in specs {
@@ -224,16 +249,32 @@ impl State {
             return None;
         }
         let cur = self.acceptance.cur();
-        let floor = Floor { term: cur.term, writer: cur.writer, n: cur.n, sealed: cur.sealed };
+        let floor = Floor {
+            term: cur.term,
+            writer: cur.writer,
+            n: cur.n,
+            sealed: cur.sealed,
+        };
         let batches = std::mem::take(&mut self.since_cut);
         let log_bytes = std::mem::take(&mut self.log_bytes_since_cut);
         Some(self.current.edit(|version| {
             let until = version.next;
             let rows = std::mem::take(&mut version.active);
-            version.frozen.push(Frozen { until, rows: rows.clone() });
+            version.frozen.push(Frozen {
+                until,
+                rows: rows.clone(),
+            });
             let tablets = Arc::clone(&version.tablets);
             let deletes = Arc::clone(&version.deletes);
-            Cut { until, floor, rows, tablets, deletes, batches, log_bytes }
+            Cut {
+                until,
+                floor,
+                rows,
+                tablets,
+                deletes,
+                batches,
+                log_bytes,
+            }
         }))
     }
 }

@@ -61,7 +61,11 @@ impl Version {
             flushed: manifest.flushed,
             next: manifest.flushed,
             tablets: Arc::new(
-                manifest.tablets.iter().map(|spec| (spec.id, Arc::new(spec.clone()))).collect(),
+                manifest
+                    .tablets
+                    .iter()
+                    .map(|spec| (spec.id, Arc::new(spec.clone())))
+                    .collect(),
             ),
             files: Arc::new(files_of(manifest)),
             deletes: Arc::new(manifest.deletes.clone()),
@@ -97,7 +101,10 @@ impl Version {
 pub fn files_of(manifest: &Manifest) -> Files {
     let mut files = Files::new();
     for entry in &manifest.files {
-        files.entry(entry.tablet).or_default().push(Arc::new(entry.clone()));
+        files
+            .entry(entry.tablet)
+            .or_default()
+            .push(Arc::new(entry.clone()));
     }
     files
 }

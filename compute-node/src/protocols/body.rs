@@ -22,7 +22,10 @@ pub struct BodyLimits {
 
 impl Default for BodyLimits {
     fn default() -> Self {
-        Self { wire_bytes_max: 16 << 20, decoded_bytes_max: 64 << 20 }
+        Self {
+            wire_bytes_max: 16 << 20,
+            decoded_bytes_max: 64 << 20,
+        }
     }
 }
 
@@ -34,7 +37,9 @@ const RATIO_MAX: usize = 100;
 /// * errors: `BODY_TOO_LARGE` before more than the limit is held; `BAD_ENCODING` for bytes that do
 ///   not unpack or a connection that ended early; `UNSUPPORTED_MEDIA_TYPE` for another encoding.
 pub async fn read(headers: &HeaderMap, body: Body, limits: BodyLimits) -> Result<Bytes, Failure> {
-    let announced = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok());
+    let announced = headers
+        .get(header::CONTENT_LENGTH)
+        .and_then(|value| value.to_str().ok());
     let announced = announced.and_then(|value| value.parse::<usize>().ok());
     if announced.is_some_and(|bytes| bytes > limits.wire_bytes_max) {
         return Err(too_large("body", limits.wire_bytes_max));
@@ -51,12 +56,17 @@ pub async fn read(headers: &HeaderMap, body: Body, limits: BodyLimits) -> Result
         raw.extend_from_slice(&chunk);
     }
     let raw = raw.freeze();
-    let encoding = headers.get(header::CONTENT_ENCODING).map(|value| value.to_str());
+    let encoding = headers
+        .get(header::CONTENT_ENCODING)
+        .map(|value| value.to_str());
     match encoding {
         None | Some(Ok("" | "identity")) => Ok(raw),
-        Some(Ok("gzip" | "x-gzip")) => {
-            unpack(flate2::read::MultiGzDecoder::new(&raw[..]), raw.len(), limits, "gzip")
-        }
+        Some(Ok("gzip" | "x-gzip")) => unpack(
+            flate2::read::MultiGzDecoder::new(&raw[..]),
+            raw.len(),
+            limits,
+            "gzip",
+        ),
         Some(Ok("zstd")) => {
             let mut decoder = zstd::stream::read::Decoder::new(&raw[..]).map_err(|error| {
                 Failure::new(ErrorCode::BadEncoding, format!("zstd body: {error}"))
@@ -98,8 +108,11 @@ fn unpack(
 }
 
 fn too_large(what: &str, most: usize) -> Failure {
-    Failure::new(ErrorCode::BodyTooLarge, format!("{what} is above {most} bytes"))
-        .hint("send smaller pieces")
+    Failure::new(
+        ErrorCode::BodyTooLarge,
+        format!("{what} is above {most} bytes"),
+    )
+    .hint("send smaller pieces")
 }
 
 #[cfg(test)]
@@ -107,14 +120,19 @@ mod tests {
     use super::*;
     use std::io::Write;
 
-    const LIMITS: BodyLimits = BodyLimits { wire_bytes_max: 1_000, decoded_bytes_max: 100_000 };
+    const LIMITS: BodyLimits = BodyLimits {
+        wire_bytes_max: 1_000,
+        decoded_bytes_max: 100_000,
+    };
 
     async fn take(encoding: &'static str, body: Vec<u8>) -> Result<Bytes, ErrorCode> {
         let mut headers = HeaderMap::new();
         if !encoding.is_empty() {
             headers.insert(header::CONTENT_ENCODING, encoding.parse().unwrap());
         }
-        read(&headers, Body::from(body), LIMITS).await.map_err(|failure| failure.code)
+        read(&headers, Body::from(body), LIMITS)
+            .await
+            .map_err(|failure| failure.code)
     }
 
     fn gzip(plain: &[u8]) -> Vec<u8> {
@@ -136,12 +154,21 @@ mod tests {
     #[tokio::test]
     async fn bombs_and_broken_bodies_are_refused_by_name() {
         assert_eq!(take("", vec![0; 1_001]).await, Err(ErrorCode::BodyTooLarge));
-        assert_eq!(take("gzip", gzip(&vec![0; 900_000])).await, Err(ErrorCode::BodyTooLarge));
+        assert_eq!(
+            take("gzip", gzip(&vec![0; 900_000])).await,
+            Err(ErrorCode::BodyTooLarge)
+        );
         let zstd = zstd::encode_all(&vec![0; 50_000_000][..], 19).unwrap();
         assert_eq!(take("zstd", zstd).await, Err(ErrorCode::BodyTooLarge));
-        assert_eq!(take("gzip", b"no gzip".to_vec()).await, Err(ErrorCode::BadEncoding));
+        assert_eq!(
+            take("gzip", b"no gzip".to_vec()).await,
+            Err(ErrorCode::BadEncoding)
+        );
         let cut = gzip(b"cpu v=1").split_at(12).0.to_vec();
         assert_eq!(take("gzip", cut).await, Err(ErrorCode::BadEncoding));
-        assert_eq!(take("br", b"x".to_vec()).await, Err(ErrorCode::UnsupportedMediaType));
+        assert_eq!(
+            take("br", b"x".to_vec()).await,
+            Err(ErrorCode::UnsupportedMediaType)
+        );
     }
 }

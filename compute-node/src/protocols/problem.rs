@@ -74,9 +74,9 @@ pub fn retry_after_s(failure: &Failure) -> Option<u64> {
 
 /// The problem object.
 pub fn body(failure: &Failure, query_id: Option<&str>, node: &str) -> Value {
-    let position = failure.position.map(|at| {
-        json!({ "offset": at.offset, "line": at.line, "column": at.column })
-    });
+    let position = failure
+        .position
+        .map(|at| json!({ "offset": at.offset, "line": at.line, "column": at.column }));
     json!({
         "type": format!("/v1/errors/{}", failure.code.text()),
         "title": failure.code.title(),
@@ -101,7 +101,9 @@ pub fn response(failure: &Failure, query_id: Option<&str>, node: &str) -> Respon
     let content_type = (header::CONTENT_TYPE, "application/problem+json");
     let mut response = (status(failure), [content_type], body).into_response();
     if let Some(seconds) = retry_after_s(failure) {
-        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        response
+            .headers_mut()
+            .insert(header::RETRY_AFTER, HeaderValue::from(seconds));
     }
     response
 }
@@ -125,15 +127,25 @@ mod tests {
 
     #[test]
     fn the_object_has_every_member_a_client_may_read() {
-        let failure = Failure::new(ErrorCode::ColumnNotFound, "table cpu has no column usage_usr")
-            .at(Position { offset: 7, line: 1, column: 8 })
-            .hint("did you mean usage_user?")
-            .outcome(Outcome::Rejected);
+        let failure = Failure::new(
+            ErrorCode::ColumnNotFound,
+            "table cpu has no column usage_usr",
+        )
+        .at(Position {
+            offset: 7,
+            line: 1,
+            column: 8,
+        })
+        .hint("did you mean usage_user?")
+        .outcome(Outcome::Rejected);
         let body = body(&failure, Some("q1"), "c1");
         assert_eq!(body["code"], "COLUMN_NOT_FOUND");
         assert_eq!(body["number"], 1203);
         assert_eq!(body["sqlstate"], "42703");
-        assert_eq!(body["position"], json!({"offset": 7, "line": 1, "column": 8}));
+        assert_eq!(
+            body["position"],
+            json!({"offset": 7, "line": 1, "column": 8})
+        );
         assert_eq!(body["outcome"], "rejected");
         assert_eq!(body["retryable"], false);
         assert_eq!(body["query_id"], "q1");
