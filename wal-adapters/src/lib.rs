@@ -3,7 +3,8 @@
 //!
 //! Rooms: this file (the contract), [`frame`] (bytes of a record), [`valid`] (the acceptance rule,
 //! one pure function for leader, follower, children, tools and tests), and the adapters: [`memory`]
-//! (the reference, with faults on demand).
+//! (the reference, with faults on demand), [`local`] (a locked directory on this machine's disk).
+//! [`conformance`] is the suite that every adapter passes.
 //!
 //! Payload is bytes: nothing here knows a row, a manifest or a shard's engine. Nothing here decides
 //! who leads; an adapter excludes nobody, leadership is a record in the log.
@@ -44,7 +45,9 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tokio::time::Instant;
 
+pub mod conformance;
 pub mod frame;
+pub mod local;
 pub mod memory;
 pub mod valid;
 
