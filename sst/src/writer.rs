@@ -7,24 +7,23 @@
 //! 4. `finish` closes the last row group, appends the index sections and the footer, and sums the
 //!    bytes up.
 //!
-//! Rooms: `columns` (schema of the Parquet file, encodings), `tags` (runs of tag values).
+//! Rooms: `columns` (schema of the Parquet file, encodings), `encoder` (row groups), `tags` (runs of
+//! tag values).
 //!
 //! CPU and memory only: the whole file is one buffer that the caller puts into the store at once.
 //! Never here: a store, a clock, a name for the file.
 
 mod columns;
+mod encoder;
 mod tags;
 
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef};
-use arrow::datatypes::SchemaRef;
+use arrow::array::Array;
 use auxo_proto::ids::{ColumnId, Seq, TableId, TabletId, TenantId, Term};
 use auxo_proto::schema::{HashRange, MergeMode, TableSchema};
 use bytes::Bytes;
-use parquet::arrow::arrow_writer::{ArrowColumnWriter, ArrowRowGroupWriterFactory, compute_leaves};
 use parquet::file::metadata::KeyValue;
-use parquet::file::writer::SerializedFileWriter;
 
 use crate::batch::{FieldSet, SortedBatch, arrow_type};
 use crate::entry::FileEntry;
@@ -34,7 +33,7 @@ use crate::format::{
     sections,
 };
 use crate::index::build::IndexBuilder;
-use tags::TagRuns;
+use encoder::Encoder;
 
 /// Where row groups and pages end, and how many rows are looked at before the encodings are
 /// chosen; other than the usual only in tests, which then need fewer rows.
@@ -98,19 +97,7 @@ pub struct SstWriter {
     index: IndexBuilder,
     held_back: Vec<SortedBatch>,
     held_rows: usize,
-    open: Option<Open>,
-    layout: Layout,
-}
-
-/// The encoder, once the encodings are chosen.
-struct Open {
-    file: SerializedFileWriter<Vec<u8>>,
-    factory: ArrowRowGroupWriterFactory,
-    schema: SchemaRef,
-    columns: Vec<ArrowColumnWriter>,
-    tags: Vec<TagRuns>,
-    /// Rows of the row group that is being written.
-    rows: usize,
+    encoder: Option<Encoder>,
     layout: Layout,
 }
 
@@ -134,7 +121,7 @@ impl SstWriter {
             fields,
             held_back: Vec::new(),
             held_rows: 0,
-            open: None,
+            encoder: None,
             layout,
         }
     }
@@ -152,8 +139,8 @@ impl SstWriter {
         for (index, array) in batch.fields.iter().enumerate() {
             self.index.push_field(index, array);
         }
-        match &mut self.open {
-            Some(open) => open.write(batch),
+        match &mut self.encoder {
+            Some(encoder) => encoder.write(batch),
             None => {
                 self.held_back.push(batch.clone());
                 self.held_rows += batch.rows();
@@ -178,7 +165,7 @@ impl SstWriter {
             .flat_map(|batch| &batch.fields)
             .map(|array| array.get_array_memory_size())
             .sum();
-        let written = self.open.as_ref().map_or(held, Open::bytes);
+        let written = self.encoder.as_ref().map_or(held, Encoder::bytes);
         written + self.index.expected_bytes()
     }
 
@@ -194,11 +181,10 @@ impl SstWriter {
         let last_key = Bytes::copy_from_slice(self.index.key(self.index.series() - 1));
         let (rows, series) = (self.index.rows(), self.index.series() as u64);
         self.open()?;
-        let Some(mut open) = self.open else {
+        let Some(encoder) = self.encoder else {
             return Err(SstError::encode("the encoder is gone"));
         };
-        open.close_row_group()?;
-        let mut file = open.file;
+        let mut file = encoder.finish()?;
         file.flush().map_err(SstError::encode)?;
         let data_length = file.bytes_written();
         let sums: Vec<u8> = file.inner()[..data_length]
@@ -258,18 +244,18 @@ impl SstWriter {
 
     /// Chooses the encodings from what was held back, and writes it.
     fn open(&mut self) -> Result<(), SstError> {
-        if self.open.is_some() {
+        if self.encoder.is_some() {
             return Ok(());
         }
         let held_back = std::mem::take(&mut self.held_back);
         let schema = columns::arrow_schema(&self.spec.schema, &self.fields)?;
         let table = &self.spec.schema;
         let properties = columns::properties(table, &self.fields, &held_back, self.layout)?;
-        let mut open = Open::new(schema, properties, table.tags().count(), self.layout)?;
+        let mut encoder = Encoder::new(schema, properties, table.tags().count(), self.layout)?;
         for batch in &held_back {
-            open.write(batch)?;
+            encoder.write(batch)?;
         }
-        self.open = Some(open);
+        self.encoder = Some(encoder);
         Ok(())
     }
 
@@ -294,132 +280,6 @@ impl SstWriter {
         }
         Ok(())
     }
-}
-
-impl Open {
-    fn new(
-        schema: SchemaRef,
-        properties: parquet::file::properties::WriterProperties,
-        tags: usize,
-        layout: Layout,
-    ) -> Result<Self, SstError> {
-        let parquet_schema = parquet::arrow::ArrowSchemaConverter::new()
-            .convert(&schema)
-            .map_err(SstError::encode)?;
-        let root = parquet_schema.root_schema_ptr();
-        let file = SerializedFileWriter::new(Vec::new(), root, Arc::new(properties))
-            .map_err(SstError::encode)?;
-        let factory = ArrowRowGroupWriterFactory::new(&file, schema.clone());
-        let columns = factory.create_column_writers(0).map_err(SstError::encode)?;
-        Ok(Self {
-            file,
-            factory,
-            schema,
-            columns,
-            tags: (0..tags).map(|_| TagRuns::default()).collect(),
-            rows: 0,
-            layout,
-        })
-    }
-
-    fn bytes(&self) -> usize {
-        let in_progress: usize = self
-            .columns
-            .iter()
-            .map(|column| column.get_estimated_total_bytes())
-            .sum();
-        let tags: usize = self.tags.iter().map(TagRuns::expected_bytes).sum();
-        self.file.bytes_written() + in_progress + tags
-    }
-
-    fn write(&mut self, batch: &SortedBatch) -> Result<(), SstError> {
-        let (mut at, mut series) = (0, 0);
-        while at < batch.rows() {
-            let room = self.layout.page_rows - self.rows % self.layout.page_rows;
-            let end = batch.rows().min(at + room);
-            while series < batch.series.len() && batch.slice_rows(series).start < end {
-                let rows = batch.slice_rows(series);
-                let part = rows.end.min(end) - rows.start.max(at);
-                tags::push(&mut self.tags, &batch.series[series].key, part)?;
-                if rows.end > end {
-                    break;
-                }
-                series += 1;
-            }
-            self.write_columns(batch, at, end - at)?;
-            self.rows += end - at;
-            at = end;
-            if self.rows == self.layout.group_rows {
-                self.close_row_group()?;
-            }
-        }
-        Ok(())
-    }
-
-    fn write_columns(
-        &mut self,
-        batch: &SortedBatch,
-        at: usize,
-        rows: usize,
-    ) -> Result<(), SstError> {
-        let time = columns::time_array(batch.time.slice(at, rows));
-        let values = std::iter::once(time).chain(
-            batch
-                .fields
-                .iter()
-                .map(|array| columns::stored_array(&array.slice(at, rows))),
-        );
-        let tags = self.tags.len();
-        let targets = self.columns[tags..]
-            .iter_mut()
-            .zip(&self.schema.fields()[tags..]);
-        for ((writer, field), array) in targets.zip(values) {
-            write_column(writer, field, &array)?;
-        }
-        Ok(())
-    }
-
-    /// Writes out the rows since the last row group; without rows nothing happens.
-    fn close_row_group(&mut self) -> Result<(), SstError> {
-        if self.rows == 0 {
-            return Ok(());
-        }
-        for (index, tag) in self.tags.iter_mut().enumerate() {
-            let array = std::mem::take(tag).into_array()?;
-            write_column(
-                &mut self.columns[index],
-                &self.schema.fields()[index],
-                &array,
-            )?;
-        }
-        let next = self.file.flushed_row_groups().len() + 1;
-        let fresh = self
-            .factory
-            .create_column_writers(next)
-            .map_err(SstError::encode)?;
-        let full = std::mem::replace(&mut self.columns, fresh);
-        let mut group = self.file.next_row_group().map_err(SstError::encode)?;
-        for column in full {
-            let chunk = column.close().map_err(SstError::encode)?;
-            chunk
-                .append_to_row_group(&mut group)
-                .map_err(SstError::encode)?;
-        }
-        group.close().map_err(SstError::encode)?;
-        self.rows = 0;
-        Ok(())
-    }
-}
-
-fn write_column(
-    writer: &mut ArrowColumnWriter,
-    field: &arrow::datatypes::Field,
-    array: &ArrayRef,
-) -> Result<(), SstError> {
-    for leaf in compute_leaves(field, array).map_err(SstError::encode)? {
-        writer.write(&leaf).map_err(SstError::encode)?;
-    }
-    Ok(())
 }
 
 fn key_values(spec: &FileSpec, directory: &Sections) -> [(&'static str, String); 9] {

@@ -4,10 +4,14 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, MutableArrayData, make_array};
+use arrow::compute::interleave;
 use arrow::error::ArrowError;
 
 use crate::batch::{SeriesSlice, SortedBatch};
 use crate::error::SstError;
+
+/// Runs of fewer rows than this on average are copied row by row.
+const SHORT_RUN: usize = 8;
 
 /// A batch in the making.
 pub(super) struct Gather {
@@ -133,6 +137,18 @@ impl Gather {
         if let [only] = &runs[..] {
             let array = &self.batches[only.batch].fields[field];
             return Ok(array.slice(only.rows.start, only.rows.len()));
+        }
+        if runs.len() * SHORT_RUN > self.rows {
+            let arrays: Vec<&dyn Array> = self
+                .batches
+                .iter()
+                .map(|batch| batch.fields[field].as_ref())
+                .collect();
+            let rows: Vec<(usize, usize)> = runs
+                .iter()
+                .flat_map(|run| run.rows.clone().map(|row| (run.batch, row)))
+                .collect();
+            return interleave(&arrays, &rows);
         }
         let data: Vec<_> = self
             .batches

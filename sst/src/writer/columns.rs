@@ -31,9 +31,10 @@ const TRIED_ROWS_MIN: usize = 1_024;
 /// Values that the encoder takes between two looks at the size of the page.
 const WRITE_BATCH_ROWS: usize = 1_024;
 /// Largest dictionary of a column chunk.
-const DICTIONARY_BYTES_MAX: usize = 1024 * 1024;
+pub(super) const DICTIONARY_BYTES_MAX: usize = 1024 * 1024;
 /// Longest minimum or maximum that statistics keep.
-const STATISTICS_BYTES_MAX: usize = 64;
+pub(super) const STATISTICS_BYTES_MAX: usize = 64;
+pub(super) const ZSTD_LEVEL: i32 = 1;
 /// Strings are worth a dictionary while fewer than one in eight differs.
 const DISTINCT_SHARE: usize = 8;
 
@@ -133,7 +134,7 @@ pub(super) fn properties(
 }
 
 fn basics() -> Result<WriterPropertiesBuilder, SstError> {
-    let level = ZstdLevel::try_new(1).map_err(SstError::encode)?;
+    let level = ZstdLevel::try_new(ZSTD_LEVEL).map_err(SstError::encode)?;
     Ok(WriterProperties::builder()
         .set_created_by("auxo".to_owned())
         .set_writer_version(WriterVersion::PARQUET_2_0)
