@@ -8,9 +8,11 @@
 //! except by the manifest's commit.
 
 pub mod batch;
+pub mod compaction;
 pub mod entry;
 #[cfg(test)]
 mod faulty;
+pub mod garbage;
 pub mod local_store;
 pub mod manifest;
 pub mod manifest_store;
