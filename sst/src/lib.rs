@@ -5,17 +5,19 @@
 //! [`reader`] (one file: bytes, made, found, read); [`merge`] (several sources as one);
 //! [`manifest`] and [`manifest_store`] (what a shard consists of, and how that changes),
 //! [`names`] (every object's key), [`local_store`] and [`store_check`] (a store that keeps what it
-//! promises). The seam below is `object_store::ObjectStore`.
+//! promises); [`compaction`] and [`garbage`] (what to join, what to delete). The seam below is `object_store::ObjectStore`.
 //!
 //! Never here: the log, a role, a table's name, SQL. A term is only ever copied, never judged,
 //! except by the manifest's commit.
 
 pub mod batch;
+pub mod compaction;
 pub mod entry;
 mod error;
 #[cfg(test)]
 mod faulty;
 pub mod format;
+pub mod garbage;
 pub mod index;
 pub mod local_store;
 pub mod manifest;

@@ -98,6 +98,16 @@ pub fn sst_origin(key: &str) -> Option<SstOrigin> {
     key.starts_with(&exact).then_some(origin)
 }
 
+/// When the name of a sorted file was given out, in milliseconds since 1970, by its leader's clock.
+///
+/// * shape: `None` when the key does not end in a ULID as [`sst_key`] writes it.
+pub fn sst_made_ms(key: &str) -> Option<i64> {
+    let file = key.rsplit('/').next()?;
+    let stem = file.strip_suffix(".parquet").unwrap_or(file);
+    let ulid = Ulid::from_string(stem.rsplit('-').next()?).ok()?;
+    i64::try_from(ulid.timestamp_ms()).ok()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -129,7 +139,11 @@ mod tests {
             writer: 0xabc,
         };
         assert_eq!(sst_origin(&key), Some(origin));
-        assert_eq!(sst_origin("7/sst/3.1-abc/1-bundle-0"), Some(origin));
+        assert_eq!(sst_made_ms(&key), Some(5));
+        let bundle = "7/sst/3.1-abc/1-bundle-00000000060000000000000006";
+        assert_eq!(sst_origin(bundle), Some(origin));
+        assert_eq!(sst_made_ms(bundle), Some(6));
+        assert_eq!(sst_made_ms("7/sst/3.1-abc/1-2-old.parquet"), None);
     }
 
     #[test]
