@@ -6,7 +6,7 @@
 //!
 //! Never here: when to flush (shard), the order of rows (merge), the commit protocol.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use auxo_proto::ids::{Seq, TabletId};
@@ -20,6 +20,7 @@ use bytes::Bytes;
 use futures::TryStreamExt;
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt};
+use parking_lot::Mutex;
 
 use crate::committer::{NotCommitted, Own};
 use crate::memtable::{Piece, Sorted};
@@ -45,6 +46,36 @@ pub(crate) enum FlushError {
     NotCommitted(#[from] NotCommitted),
 }
 
+/// Keys of objects that are written and not committed, so that nobody deletes them; they leave the
+/// shard's set when this is dropped.
+pub(crate) struct Flight<'a> {
+    shard: &'a Mutex<HashSet<String>>,
+    own: Mutex<Vec<String>>,
+}
+
+impl<'a> Flight<'a> {
+    pub(crate) fn new(shard: &'a Mutex<HashSet<String>>) -> Self {
+        Self {
+            shard,
+            own: Mutex::default(),
+        }
+    }
+
+    fn note(&self, key: &str) {
+        self.shard.lock().insert(key.to_owned());
+        self.own.lock().push(key.to_owned());
+    }
+}
+
+impl Drop for Flight<'_> {
+    fn drop(&mut self) {
+        let mut shard = self.shard.lock();
+        for key in self.own.get_mut() {
+            shard.remove(key.as_str());
+        }
+    }
+}
+
 /// Where files go and under which claim.
 #[derive(Clone, Copy)]
 pub(crate) struct Target<'a> {
@@ -52,6 +83,8 @@ pub(crate) struct Target<'a> {
     pub(crate) shard: auxo_proto::ids::ShardId,
     pub(crate) own: Own,
     pub(crate) ulid: &'a (dyn Fn() -> ulid::Ulid + Send + Sync),
+    /// Objects of this flush or compaction.
+    pub(crate) flight: &'a Flight<'a>,
 }
 
 /// What files of one tablet and segment are written with besides their rows.
@@ -64,6 +97,8 @@ pub(crate) struct Output<'a> {
     pub(crate) seq_min: Seq,
     pub(crate) seq_max: Seq,
     pub(crate) is_final: bool,
+    /// Length past which a file is ended at the next series.
+    pub(crate) cut_bytes: usize,
 }
 
 /// Writes the rows of a stream into files of at most about [`FILE_BYTES`], cut between series.
@@ -83,7 +118,7 @@ pub(crate) async fn write_files(
             let Some(last) = batch.series.last().map(|slice| slice.key.clone()) else {
                 break;
             };
-            let full = open.take_if(|(writer, _)| writer.bytes_so_far() >= FILE_BYTES);
+            let full = open.take_if(|(writer, _)| writer.bytes_so_far() >= output.cut_bytes);
             let Some((mut writer, written)) = full else {
                 let (writer, written) =
                     open.get_or_insert_with(|| (output.writer(fields), Bytes::new()));
@@ -145,6 +180,7 @@ impl Output<'_> {
     async fn put(&self, writer: SstWriter) -> Result<FileEntry, FlushError> {
         let (bytes, entry): (Bytes, FileEntry) = writer.finish()?;
         let path = Path::from(entry.key.as_str());
+        self.target.flight.note(&entry.key);
         let store = self.target.store;
         store
             .put(&path, bytes.into())
@@ -213,6 +249,7 @@ pub(crate) async fn write_cut(
                 seq_min: seqs(|piece| piece.seq_min).min().unwrap_or_default(),
                 seq_max: seqs(|piece| piece.seq_max).max().unwrap_or_default(),
                 is_final: false,
+                cut_bytes: FILE_BYTES,
             };
             entries.extend(write_files(merged, &fields, &output).await?);
         }

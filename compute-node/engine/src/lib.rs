@@ -14,6 +14,7 @@ pub mod batches;
 pub mod budget;
 mod claim;
 mod committer;
+mod compact;
 
 pub mod files;
 mod flush;

@@ -273,6 +273,7 @@ impl Engine {
             applied: Notify::new(),
             flushed_batches: tokio::sync::Mutex::new(Batches::of_manifest(&manifest.batches)),
             cuts: tokio::sync::Mutex::default(),
+            in_flight: parking_lot::Mutex::default(),
             ended,
         });
         let (applied, claims) = (Arc::clone(&parts), Arc::clone(&parts));
@@ -307,6 +308,7 @@ impl Engine {
         });
         self.0.tasks.spawn(Arc::clone(&parts).keep_flushing());
         self.0.tasks.spawn(Arc::clone(&parts).keep_joining());
+        self.0.tasks.spawn(Arc::clone(&parts).keep_compacting());
         self.0.shards.write().insert(shard_id, shard.clone());
         shard
     }

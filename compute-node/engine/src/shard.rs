@@ -26,7 +26,7 @@ use crate::batches::Batches;
 use crate::budget::MemtableBudget;
 use crate::committer::{Committer, NotCommitted};
 use crate::files::FileCache;
-use crate::flush::{self, FlushError, Target};
+use crate::flush::{self, Flight, FlushError, Target};
 use crate::leader::{Busy, Command, Ended, Submitted, WriteError, Written};
 use crate::payload::{self, Batch, EncodeError, EncodedBatch, Entry};
 use crate::read::{ReadError, TabletSnapshot};
@@ -60,6 +60,8 @@ pub(crate) struct Parts {
     pub(crate) flushed_batches: tokio::sync::Mutex<Batches>,
     /// Cuts whose files are not committed yet, oldest first; held while one is being flushed.
     pub(crate) cuts: tokio::sync::Mutex<VecDeque<Cut>>,
+    /// Keys of objects that are written and not committed; see `auxo_sst::garbage`.
+    pub(crate) in_flight: parking_lot::Mutex<std::collections::HashSet<String>>,
     pub(crate) ended: watch::Sender<Option<Ended>>,
 }
 
@@ -362,11 +364,13 @@ impl Parts {
         self.committer.bump().await?;
         let version = self.current.get();
         let ulid = || self.ulid();
+        let flight = Flight::new(&self.in_flight);
         let target = Target {
             store: &self.store,
             shard: self.shard,
             own: self.committer.own(),
             ulid: &ulid,
+            flight: &flight,
         };
         let files = flush::write_cut(cut, &version, target).await?;
         let mut batches = self.flushed_batches.lock().await;

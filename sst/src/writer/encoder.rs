@@ -139,7 +139,11 @@ impl Encoder {
                     group.append_column(&bytes, close)?;
                     continue;
                 }
-                write_column(&mut column, &self.schema.fields()[index], &runs.into_array()?)?;
+                write_column(
+                    &mut column,
+                    &self.schema.fields()[index],
+                    &runs.into_array()?,
+                )?;
             }
             column.close()?.append_to_row_group(&mut group)?;
         }

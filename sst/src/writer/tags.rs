@@ -103,7 +103,11 @@ impl TagRuns {
         let bytes = Bytes::from(sink.into_inner()?);
 
         let metadata = ColumnChunkMetaData::builder(column)
-            .set_encodings(vec![Encoding::PLAIN, Encoding::RLE, Encoding::RLE_DICTIONARY])
+            .set_encodings(vec![
+                Encoding::PLAIN,
+                Encoding::RLE,
+                Encoding::RLE_DICTIONARY,
+            ])
             .set_compression(Compression::ZSTD(ZstdLevel::try_new(ZSTD_LEVEL)?))
             .set_num_values(rows as i64)
             .set_total_compressed_size(bytes.len() as i64)
@@ -135,7 +139,9 @@ impl TagRuns {
 
     /// The values as text: other tools read them, and they expect UTF-8.
     fn texts(&self) -> impl Iterator<Item = std::borrow::Cow<'_, str>> {
-        self.values.iter().map(|value| String::from_utf8_lossy(value))
+        self.values
+            .iter()
+            .map(|value| String::from_utf8_lossy(value))
     }
 
     fn dictionary_page(&self) -> Result<CompressedPage, ParquetError> {
@@ -161,7 +167,10 @@ impl TagRuns {
         let levels = buffer.len();
         let width = u32::BITS - (self.values.len() as u32 - 1).leading_zeros();
         buffer.push(width as u8);
-        let indices = self.runs.iter().filter_map(|&(number, rows)| Some((number?, rows)));
+        let indices = self
+            .runs
+            .iter()
+            .filter_map(|&(number, rows)| Some((number?, rows)));
         put_runs(&mut buffer, width, indices);
 
         let size = buffer.len();
@@ -199,7 +208,10 @@ impl TagRuns {
     pub(super) fn into_array(self) -> Result<ArrayRef, ParquetError> {
         let mut numbers = Vec::with_capacity(self.rows());
         for &(number, rows) in &self.runs {
-            numbers.extend(std::iter::repeat_n(number.map(|number| number as i32), rows));
+            numbers.extend(std::iter::repeat_n(
+                number.map(|number| number as i32),
+                rows,
+            ));
         }
         let values: StringArray = self.texts().map(Some).collect();
         let numbers = Int32Array::from(numbers);
