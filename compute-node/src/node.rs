@@ -19,6 +19,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio::time::Instant;
 
 use crate::protocols::body::BodyLimits;
+use crate::metrics::Counters;
 use crate::protocols::influx;
 use crate::running::Running;
 use crate::session::Session;
@@ -85,6 +86,7 @@ struct Inner {
     writer: Writer,
     parsers: influx::pool::Pool,
     running: Running,
+    counters: Counters,
     slots: Arc<Semaphore>,
     queue: Arc<Semaphore>,
     draining: AtomicBool,
@@ -101,6 +103,7 @@ impl Node {
             writer: Writer::new(parts.engine.clone(), parts.clock.clone()),
             parsers: influx::pool::Pool::new(limits.lines, parts.random.clone()),
             running: Running::default(),
+            counters: Counters::default(),
             slots: Arc::new(Semaphore::new(slots)),
             queue: Arc::new(Semaphore::new(slots + limits.statements_queued)),
             draining: AtomicBool::new(false),
@@ -137,6 +140,11 @@ impl Node {
     /// Parsers of line protocol, kept warm.
     pub(crate) fn parsers(&self) -> &influx::pool::Pool {
         &self.0.parsers
+    }
+
+    /// What `/metrics` counts.
+    pub fn counters(&self) -> &Counters {
+        &self.0.counters
     }
 
     /// Statements that run now.
