@@ -10,22 +10,26 @@ use datafusion::common::{Column, SchemaError, Span};
 use datafusion::error::DataFusionError;
 use datafusion::sql::sqlparser::parser::ParserError;
 
-/// Names closer than this to what was written are offered; 1 is equal, 0 has nothing in common.
-const SIMILAR: f64 = 0.6;
-
-/// The candidate that was probably meant, as "did you mean x?".
+/// The candidate that was probably meant, as "did you mean x?": at most one slip, and one more for
+/// every four letters.
 pub(crate) fn did_you_mean<'a>(
     written: &str,
     candidates: impl IntoIterator<Item = &'a str>,
 ) -> Option<String> {
     let lower = written.to_lowercase();
-    let score =
-        |candidate: &str| strsim::normalized_damerau_levenshtein(&lower, &candidate.to_lowercase());
+    let length = lower.chars().count();
     candidates
         .into_iter()
-        .map(|candidate| (score(candidate), candidate))
-        .filter(|(score, candidate)| *score >= SIMILAR && *candidate != written)
-        .max_by(|(a, left), (b, right)| a.total_cmp(b).then_with(|| right.cmp(left)))
+        .filter(|candidate| *candidate != written)
+        .map(|candidate| {
+            let slips = strsim::damerau_levenshtein(&lower, &candidate.to_lowercase());
+            (slips, candidate)
+        })
+        .filter(|(slips, candidate)| {
+            let longest = length.max(candidate.chars().count());
+            *slips <= 1 + length / 4 && *slips < longest
+        })
+        .min()
         .map(|(_, candidate)| format!("did you mean {}?", quoted_if_needed(candidate)))
 }
 
@@ -49,11 +53,9 @@ pub(crate) fn of_plan(error: &DataFusionError, text: &str) -> Failure {
     if failure.position.is_some() {
         return failure;
     }
-    if let Some(position) = place(error, text) {
-        return failure.at(position);
-    }
-    let position = named
-        .and_then(|name| find_name(text, &name))
+    let position = place(error, text)
+        .or_else(|| find_name(text, &named?))
+        .or_else(|| find_mentioned(text, &failure.detail))
         .unwrap_or_else(|| Position::of_offset(text, text.len() - text.trim_start().len()));
     failure.at(position)
 }
@@ -127,6 +129,100 @@ pub(crate) fn find_name(text: &str, name: &str) -> Option<Position> {
         .map(|(at, _)| Position::of_offset(text, at))
 }
 
+/// Words of our own and of DataFusion's sentences, which say nothing about the text.
+const COMMON_WORDS: &[&str] = &[
+    "a",
+    "an",
+    "and",
+    "are",
+    "argument",
+    "arguments",
+    "as",
+    "be",
+    "been",
+    "but",
+    "by",
+    "can",
+    "cannot",
+    "clause",
+    "column",
+    "columns",
+    "different",
+    "does",
+    "error",
+    "expected",
+    "failed",
+    "field",
+    "fit",
+    "for",
+    "from",
+    "function",
+    "got",
+    "has",
+    "have",
+    "in",
+    "into",
+    "invalid",
+    "is",
+    "it",
+    "its",
+    "joined",
+    "list",
+    "must",
+    "no",
+    "not",
+    "number",
+    "of",
+    "on",
+    "one",
+    "only",
+    "or",
+    "parsing",
+    "queries",
+    "query",
+    "range",
+    "row",
+    "statement",
+    "string",
+    "supported",
+    "table",
+    "take",
+    "takes",
+    "test",
+    "tests",
+    "that",
+    "the",
+    "there",
+    "time",
+    "timestamp",
+    "to",
+    "type",
+    "types",
+    "value",
+    "values",
+    "with",
+];
+
+/// First place of a word that the sentence takes from the text: what stands in quotes, else the
+/// last word that is not one of ours.
+fn find_mentioned(text: &str, sentence: &str) -> Option<Position> {
+    let quoted = sentence.split(['\'', '"']).skip(1).step_by(2);
+    let found = quoted
+        .filter(|quoted| !quoted.is_empty())
+        .find_map(|quoted| {
+            let last = quoted.rsplit('.').next().unwrap_or(quoted);
+            find_name(text, quoted).or_else(|| find_name(text, last))
+        });
+    if found.is_some() {
+        return found;
+    }
+    let words = sentence.rsplit(|char: char| char.is_whitespace() || ",;:()-".contains(char));
+    words
+        .map(|word| word.trim_end_matches('.'))
+        .filter(|word| !word.is_empty() && !COMMON_WORDS.contains(&word.to_lowercase().as_str()))
+        .find_map(|word| find_name(text, word))
+}
+
 /// The failure without a place, and a name by which to look for one.
 fn of_error(error: &DataFusionError) -> (Failure, Option<String>) {
     match error {
@@ -181,6 +277,10 @@ fn of_parser_text(error: &ParserError) -> Failure {
     let mut chars = message.chars();
     let first = chars.next().map(|char| char.to_ascii_lowercase());
     let text: String = first.into_iter().chain(chars).collect();
+    let text = text
+        .replacen("expected: ", "expected ", 1)
+        .replacen(", found: EOF", ", found the end", 1)
+        .replacen(", found: ", ", found ", 1);
     Failure::new(ErrorCode::Parse, text)
 }
 
@@ -233,33 +333,61 @@ fn first_line(text: &str) -> String {
     text.lines().next().unwrap_or_default().trim().to_owned()
 }
 
-const INVALID_FUNCTION: &str = "Invalid function '";
+/// A type as people know it.
+fn readable(text: &str) -> String {
+    let text = first_line(text);
+    let text = text.strip_prefix("Internal error: ").unwrap_or(&text);
+    text.replace("Dictionary(Int32, Utf8)", "String")
+        .replace("Utf8View", "String")
+        .replace("Utf8", "String")
+}
+
+/// What stands between two marks of a sentence.
+fn between<'a>(text: &'a str, before: &str, after: &str) -> Option<&'a str> {
+    let rest = &text[text.find(before)? + before.len()..];
+    rest.find(after).map(|end| &rest[..end])
+}
 
 fn of_plan_text(text: &str) -> (Failure, Option<String>) {
-    if let Some(rest) = text.strip_prefix(INVALID_FUNCTION) {
-        let name = rest.split('\'').next().unwrap_or_default();
-        let failure = Failure::new(
-            ErrorCode::FunctionNotFound,
-            format!("there is no function {name}"),
-        );
-        let meant = rest.split("Did you mean '").nth(1);
-        let meant = meant.and_then(|meant| meant.split('\'').next());
-        let failure = match did_you_mean(name, meant) {
-            Some(hint) => failure.hint(hint),
-            None => failure,
+    let failure = |code, detail: String, name: Option<&str>| {
+        (Failure::new(code, detail), name.map(str::to_owned))
+    };
+    if let Some(name) = between(text, "Invalid function '", "'") {
+        let detail = format!("there is no function {name}");
+        return failure(ErrorCode::FunctionNotFound, detail, Some(name));
+    }
+    if let Some(column) = between(text, "column \"", "\" must appear in the GROUP BY clause") {
+        let detail = format!("{column} must stand in GROUP BY or in an aggregate function");
+        return failure(ErrorCode::Plan, detail, column.rsplit('.').next());
+    }
+    let signature = [
+        "failed to match any signature",
+        "No function matches",
+        "does not support",
+    ]
+    .iter()
+    .any(|mark| text.contains(mark));
+    let function = between(text, "Function '", "'").or_else(|| between(text, "unction '", "'"));
+    if let (true, Some(function)) = (signature, function) {
+        let call = between(text, "argument types '", "'");
+        let detail = match call.and_then(|call| call.split_once('(')) {
+            Some((_, types)) => format!("no form of {function} takes ({}", readable(types)),
+            None => format!("no form of {function} takes these arguments"),
         };
-        return (failure, Some(name.to_owned()));
+        return failure(ErrorCode::TypeMismatch, detail, Some(function));
     }
     let lower = text.to_lowercase();
-    let types = ["coerc", "type", "cast"]
+    let code = if lower.contains("not supported") || lower.contains("unsupported") {
+        ErrorCode::Unsupported
+    } else if ["coerc", "type", "cast"]
         .iter()
-        .any(|word| lower.contains(word));
-    let code = if types {
+        .any(|word| lower.contains(word))
+    {
         ErrorCode::TypeMismatch
     } else {
         ErrorCode::Plan
     };
-    (Failure::new(code, first_line(text)), None)
+    failure(code, readable(text), None)
 }
 
 fn of_execution_text(text: &str) -> Failure {

@@ -9,24 +9,36 @@
 //! [`source::Snapshots`]; what a statement changes is handed back as a value for others to do.
 
 mod columns;
+mod ddl;
+mod delete;
+mod duration;
 mod explain;
 mod failure;
 mod functions;
+mod information_schema;
+mod insert;
 mod memory;
 mod names;
+mod params;
 mod pushdown;
 mod run;
 mod scan;
 mod semantics;
 mod session;
+mod show;
 pub mod source;
 mod statement;
 mod table;
+mod tokens;
 
+pub use delete::Delete;
+pub use insert::{Insert, rows_of};
+pub use params::{Param, Params};
 pub use run::{Answer, Limits, QueryPlan, QueryStats};
 pub use semantics::{AnswerColumn, type_name};
 pub use session::{Query, QueryConfig};
-pub use statement::Statement;
+pub use statement::{Scope, Statement};
+pub use tokens::TEXT_BYTES_MAX;
 
 #[cfg(test)]
 mod tests;

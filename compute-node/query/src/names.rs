@@ -28,6 +28,7 @@ use datafusion::sql::parser::Statement;
 use datafusion::sql::planner::{ParserOptions, SqlToRel};
 
 use crate::failure::did_you_mean;
+use crate::information_schema;
 use crate::table::SeriesTable;
 
 /// Schema that clients of PostgreSQL name where they mean the database itself.
@@ -58,6 +59,22 @@ impl Names<'_> {
         SqlToRel::new_with_options(self, options).statement_to_plan(statement)
     }
 
+    /// The failure with the function that was probably meant, if one is missing.
+    pub(crate) fn hint(&self, failure: Failure) -> Failure {
+        let missing = failure.detail.strip_prefix("there is no function ");
+        let (ErrorCode::FunctionNotFound, Some(missing)) = (failure.code, missing) else {
+            return failure;
+        };
+        let scalar = self.state.scalar_functions().keys();
+        let aggregate = self.state.aggregate_functions().keys();
+        let window = self.state.window_functions().keys();
+        let known = scalar.chain(aggregate).chain(window).map(String::as_str);
+        match did_you_mean(missing, known) {
+            Some(hint) => failure.hint(hint),
+            None => failure,
+        }
+    }
+
     /// The tenant's database of that name.
     pub(crate) fn database(&self, name: &str) -> Result<&DatabaseInfo, Failure> {
         if let Some(database) = self.catalog.database(self.tenant, name) {
@@ -76,16 +93,25 @@ impl Names<'_> {
         )
     }
 
-    /// The table that a possibly qualified name means.
-    pub(crate) fn table(&self, name: &TableReference) -> Result<&Arc<TableInfo>, Failure> {
-        let database = match (name.catalog(), name.schema()) {
+    /// The database that the parts of a name before the table's mean.
+    pub(crate) fn resolve_database<'n>(
+        &'n self,
+        catalog: Option<&'n str>,
+        schema: Option<&'n str>,
+    ) -> &'n str {
+        match (catalog, schema) {
             (None, Some(PUBLIC)) if self.catalog.database(self.tenant, PUBLIC).is_none() => {
                 self.database
             }
             (Some(catalog), Some(PUBLIC)) => catalog,
             (_, Some(schema)) => schema,
             (_, None) => self.database,
-        };
+        }
+    }
+
+    /// The table that a possibly qualified name means.
+    pub(crate) fn table(&self, name: &TableReference) -> Result<&Arc<TableInfo>, Failure> {
+        let database = self.resolve_database(name.catalog(), name.schema());
         let database = self.database(database)?;
         if let Some(table) = self.catalog.table(database.id, name.table()) {
             return Ok(table);
@@ -107,7 +133,9 @@ impl Names<'_> {
 impl ContextProvider for Names<'_> {
     fn get_table_source(&self, name: TableReference) -> Result<Arc<dyn TableSource>> {
         let external = |failure| DataFusionError::External(Box::new(failure));
-        let provider: Arc<dyn TableProvider> = {
+        let provider: Arc<dyn TableProvider> = if name.schema() == Some(information_schema::NAME) {
+            Arc::new(information_schema::table(self, name.table())?)
+        } else {
             let table = self.table(&name).map_err(external)?;
             let tablets = self.catalog.tablets(table.id);
             Arc::new(SeriesTable::new(Arc::clone(table), tablets))
