@@ -30,24 +30,88 @@ pub struct Counters {
 /// Every metric: name, kind, meaning.
 pub const CATALOGUE: &[(&str, &str, &str)] = &[
     ("auxo_write_rows_total", "counter", "Rows acknowledged"),
-    ("auxo_write_rejected_total", "counter", "Lines of line protocol that were refused"),
-    ("auxo_write_failed_total", "counter", "Writes refused whole or of unknown outcome"),
-    ("auxo_write_bytes_total", "counter", "Bytes of bodies of writes, unpacked"),
-    ("auxo_query_statements_total", "counter", "Statements carried out"),
-    ("auxo_query_failed_total", "counter", "Statements that failed"),
-    ("auxo_query_rows_scanned_total", "counter", "Rows handed to plans by scans"),
+    (
+        "auxo_write_rejected_total",
+        "counter",
+        "Lines of line protocol that were refused",
+    ),
+    (
+        "auxo_write_failed_total",
+        "counter",
+        "Writes refused whole or of unknown outcome",
+    ),
+    (
+        "auxo_write_bytes_total",
+        "counter",
+        "Bytes of bodies of writes, unpacked",
+    ),
+    (
+        "auxo_query_statements_total",
+        "counter",
+        "Statements carried out",
+    ),
+    (
+        "auxo_query_failed_total",
+        "counter",
+        "Statements that failed",
+    ),
+    (
+        "auxo_query_rows_scanned_total",
+        "counter",
+        "Rows handed to plans by scans",
+    ),
     ("auxo_query_running", "gauge", "Statements that run now"),
-    ("auxo_query_memory_bytes", "gauge", "Memory that running statements hold"),
-    ("auxo_memory_memtable_bytes", "gauge", "Memory that rows not yet in files take"),
-    ("auxo_memory_memtable_limit_bytes", "gauge", "Memory that they may take"),
-    ("auxo_shard_epoch", "gauge", "Epoch under which the shard is led here"),
-    ("auxo_shard_ended", "gauge", "1 when the shard is fenced or parked"),
-    ("auxo_shard_applied_offset", "gauge", "First offset of the shard's log that is not applied"),
-    ("auxo_shard_flushed_offset", "gauge", "First offset that files do not cover"),
-    ("auxo_wal_unflushed_bytes", "gauge", "Bytes of log behind the flushed offset"),
-    ("auxo_flush_manifest", "gauge", "Number of the shard's newest manifest"),
+    (
+        "auxo_query_memory_bytes",
+        "gauge",
+        "Memory that running statements hold",
+    ),
+    (
+        "auxo_memory_memtable_bytes",
+        "gauge",
+        "Memory that rows not yet in files take",
+    ),
+    (
+        "auxo_memory_memtable_limit_bytes",
+        "gauge",
+        "Memory that they may take",
+    ),
+    (
+        "auxo_shard_epoch",
+        "gauge",
+        "Epoch under which the shard is led here",
+    ),
+    (
+        "auxo_shard_ended",
+        "gauge",
+        "1 when the shard is fenced or parked",
+    ),
+    (
+        "auxo_shard_applied_offset",
+        "gauge",
+        "First offset of the shard's log that is not applied",
+    ),
+    (
+        "auxo_shard_flushed_offset",
+        "gauge",
+        "First offset that files do not cover",
+    ),
+    (
+        "auxo_wal_unflushed_bytes",
+        "gauge",
+        "Bytes of log behind the flushed offset",
+    ),
+    (
+        "auxo_flush_manifest",
+        "gauge",
+        "Number of the shard's newest manifest",
+    ),
     ("auxo_store_files", "gauge", "Live files of the shard"),
-    ("auxo_store_file_bytes", "gauge", "Bytes of the shard's live files"),
+    (
+        "auxo_store_file_bytes",
+        "gauge",
+        "Bytes of the shard's live files",
+    ),
 ];
 
 /// The page that `/metrics` answers.
@@ -62,8 +126,14 @@ pub fn page(node: &Node) -> String {
         ("auxo_write_failed_total", count(&counters.writes_failed)),
         ("auxo_write_bytes_total", count(&counters.bytes_written)),
         ("auxo_query_statements_total", count(&counters.statements)),
-        ("auxo_query_failed_total", count(&counters.statements_failed)),
-        ("auxo_query_rows_scanned_total", count(&counters.rows_scanned)),
+        (
+            "auxo_query_failed_total",
+            count(&counters.statements_failed),
+        ),
+        (
+            "auxo_query_rows_scanned_total",
+            count(&counters.rows_scanned),
+        ),
         ("auxo_query_running", node.running().len() as u64),
         ("auxo_query_memory_bytes", node.query().memory_used() as u64),
         ("auxo_memory_memtable_bytes", budget.used() as u64),
@@ -73,7 +143,12 @@ pub fn page(node: &Node) -> String {
         head(&mut page, name);
         line(&mut page, name, None, value);
     }
-    let shards: Vec<_> = node.engine().shards().iter().map(auxo_engine::Shard::status).collect();
+    let shards: Vec<_> = node
+        .engine()
+        .shards()
+        .iter()
+        .map(auxo_engine::Shard::status)
+        .collect();
     type Read = fn(&auxo_engine::ShardStatus) -> u64;
     let per_shard: [(&str, Read); 8] = [
         ("auxo_shard_epoch", |shard| shard.term.epoch),

@@ -17,9 +17,10 @@ use auxo_proto::topology::Catalog;
 use auxo_query::Query;
 use tokio::sync::{Semaphore, watch};
 use tokio::time::Instant;
+use tokio_util::task::TaskTracker;
 
-use crate::protocols::body::BodyLimits;
 use crate::metrics::Counters;
+use crate::protocols::body::BodyLimits;
 use crate::protocols::influx;
 use crate::running::Running;
 use crate::session::Session;
@@ -74,6 +75,8 @@ pub struct Parts {
     pub random: Random,
     /// What requests may ask for.
     pub limits: NodeLimits,
+    /// Answers that outlive their handler are written here.
+    pub tasks: TaskTracker,
 }
 
 /// One compute node. Clones are handles of the same node.
@@ -157,6 +160,11 @@ impl Node {
         &self.0.parts.clock
     }
 
+    /// Where tasks of requests are spawned.
+    pub fn tasks(&self) -> &TaskTracker {
+        &self.0.parts.tasks
+    }
+
     /// Dice.
     pub fn random(&self) -> &Random {
         &self.0.parts.random
@@ -190,7 +198,10 @@ impl Node {
     /// Refuses work while the node is about to stop.
     pub fn admit(&self) -> Result<(), Failure> {
         match self.draining() {
-            true => Err(Failure::new(ErrorCode::Draining, "the node is shutting down")),
+            true => Err(Failure::new(
+                ErrorCode::Draining,
+                "the node is shutting down",
+            )),
             false => Ok(()),
         }
     }
@@ -203,22 +214,41 @@ impl Node {
         deadline: Instant,
     ) -> Result<impl Send + Sync + 'static, Failure> {
         let queued = Arc::clone(&self.0.queue).try_acquire_owned().map_err(|_| {
-            Failure::new(ErrorCode::Busy, "too many statements run or wait on this node")
+            Failure::new(
+                ErrorCode::Busy,
+                "too many statements run or wait on this node",
+            )
         })?;
         let running = Arc::clone(&self.0.slots).acquire_owned();
         match tokio::time::timeout_at(deadline, running).await {
             Ok(Ok(running)) => Ok((queued, running)),
-            Ok(Err(_)) => Err(Failure::new(ErrorCode::Draining, "the node is shutting down")),
-            Err(_) => Err(Failure::new(ErrorCode::Timeout, "no statement ended in time")),
+            Ok(Err(_)) => Err(Failure::new(
+                ErrorCode::Draining,
+                "the node is shutting down",
+            )),
+            Err(_) => Err(Failure::new(
+                ErrorCode::Timeout,
+                "no statement ended in time",
+            )),
         }
     }
 
     /// Has a change of the model carried out and waits until this node's catalog shows it.
     pub async fn change(&self, tenant: TenantId, ddl: Ddl) -> Result<Changed, Failure> {
-        let request = DdlRequest { tenant, ddl, request_key: None };
+        let request = DdlRequest {
+            tenant,
+            ddl,
+            request_key: None,
+        };
         let deadline = Instant::now() + DDL_TIME;
         let changed = self.0.parts.meta.ddl(request, DDL_TIME).await?;
-        match self.0.parts.session.wait_topology(changed.topology, deadline).await {
+        match self
+            .0
+            .parts
+            .session
+            .wait_topology(changed.topology, deadline)
+            .await
+        {
             true => Ok(changed),
             false => Err(Failure::new(
                 ErrorCode::SchemaChanging,
@@ -229,7 +259,11 @@ impl Node {
 
     /// What meta shows of a part of the cluster, as JSON.
     pub async fn show(&self, verb: &str, target: &str) -> Result<String, Failure> {
-        self.0.parts.meta.admin(verb, target, Duration::from_secs(10)).await
+        self.0
+            .parts
+            .meta
+            .admin(verb, target, Duration::from_secs(10))
+            .await
     }
 
     /// What has to hold for the node to serve, each with a word on why it does not.

@@ -27,7 +27,11 @@ impl Running {
             return None;
         }
         running.insert(id.to_owned(), cancelled.clone());
-        Some(Entry { running: self.clone(), id: id.to_owned(), cancelled })
+        Some(Entry {
+            running: self.clone(),
+            id: id.to_owned(),
+            cancelled,
+        })
     }
 
     /// Cancels a statement; says whether there was one.

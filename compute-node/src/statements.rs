@@ -55,7 +55,11 @@ impl Node {
     /// * errors: with a place in the text wherever the text is at fault.
     pub async fn statement(&self, ask: Ask<'_>) -> Result<Done, Failure> {
         let catalog = self.catalog();
-        let scope = Scope { catalog: &catalog, tenant: ask.tenant, database: ask.database };
+        let scope = Scope {
+            catalog: &catalog,
+            tenant: ask.tenant,
+            database: ask.database,
+        };
         let statement = self.query().prepare(scope, ask.sql, ask.params)?;
         if !ask.may_write && !matches!(statement, Statement::Query(_)) {
             let detail = "a statement that changes something needs POST";
@@ -92,7 +96,11 @@ impl Node {
         insert: Insert,
     ) -> Result<WriteSummary, Failure> {
         let Insert { table, query } = insert;
-        let limits = Limits { rows: u64::MAX, bytes: u64::MAX, ..ask.limits };
+        let limits = Limits {
+            rows: u64::MAX,
+            bytes: u64::MAX,
+            ..ask.limits
+        };
         let snapshots = self.snapshots(Arc::clone(&catalog));
         let mut answer = self.query().execute(*query, snapshots, limits).await?;
         let mut summary = WriteSummary::default();
@@ -108,8 +116,16 @@ impl Node {
             }
             for piece in pending.drain(..) {
                 let rows = rows_of(&table, &piece)?;
-                let tables = vec![TableRows { table: Arc::clone(&table), rows }];
-                let request = WriteRequest { tenant: ask.tenant, id: None, body_hash: 0, tables };
+                let tables = vec![TableRows {
+                    table: Arc::clone(&table),
+                    rows,
+                }];
+                let request = WriteRequest {
+                    tenant: ask.tenant,
+                    id: None,
+                    body_hash: 0,
+                    tables,
+                };
                 summary = self.write_piece(&catalog, request, summary).await?;
             }
         }
@@ -119,7 +135,12 @@ impl Node {
             let rows = rows_of(&table, &whole)?;
             let tables = vec![TableRows { table, rows }];
             let body_hash = xxhash_rust::xxh3::xxh3_64(ask.sql.as_bytes());
-            let request = WriteRequest { tenant: ask.tenant, id: Some(id), body_hash, tables };
+            let request = WriteRequest {
+                tenant: ask.tenant,
+                id: Some(id),
+                body_hash,
+                tables,
+            };
             summary = self.write_piece(&catalog, request, summary).await?;
         }
         Ok(summary)
@@ -131,12 +152,14 @@ impl Node {
         request: WriteRequest,
         before: WriteSummary,
     ) -> Result<WriteSummary, Failure> {
-        let written = self.writer().write(catalog, request).await.map_err(|failure| {
-            match (before.rows, failure.outcome) {
+        let written = self
+            .writer()
+            .write(catalog, request)
+            .await
+            .map_err(|failure| match (before.rows, failure.outcome) {
                 (1.., Some(Outcome::Rejected)) => failure.outcome(Outcome::Partial),
                 _ => failure,
-            }
-        })?;
+            })?;
         let rows = before.rows + written.rows;
         Ok(WriteSummary { rows, ..written })
     }
@@ -151,9 +174,15 @@ impl Node {
                 let route = routes.into_iter().find(|route| route.id == tablet);
                 let shard = route.and_then(|route| engine.shard(route.shard));
                 let shard = shard.ok_or_else(|| {
-                    Failure::new(ErrorCode::NoLeader, format!("tablet {tablet} is not led here"))
+                    Failure::new(
+                        ErrorCode::NoLeader,
+                        format!("tablet {tablet} is not led here"),
+                    )
                 })?;
-                shard.barrier().await.map_err(|error| read_failure(&error))?;
+                shard
+                    .barrier()
+                    .await
+                    .map_err(|error| read_failure(&error))?;
                 let snapshot = shard.tablet(tablet).map_err(|error| read_failure(&error))?;
                 Ok(Snapshot::from_fn(move |spec| Found {
                     files_considered: snapshot.sources().0 as u64,
@@ -172,7 +201,12 @@ fn stack(stack: auxo_engine::read::Stack) -> Stack {
         files: stack.files() as u64,
         t_min: stack.t_min(),
         t_max: stack.t_max(),
-        open: Arc::new(move |spec| stack.open(&spec).map_err(|error| file_failure(&error)).boxed()),
+        open: Arc::new(move |spec| {
+            stack
+                .open(&spec)
+                .map_err(|error| file_failure(&error))
+                .boxed()
+        }),
     }
 }
 

@@ -27,7 +27,8 @@ impl EngineVerbs {
         match led.status().term.epoch {
             term if term == epoch => Ok(led),
             term => {
-                let detail = format!("shard {shard} is led under epoch {term}, ordered was {epoch}");
+                let detail =
+                    format!("shard {shard} is led under epoch {term}, ordered was {epoch}");
                 Err(VerbError::permanent("OTHER_EPOCH", detail))
             }
         }
@@ -41,8 +42,11 @@ impl Verbs for EngineVerbs {
             let detail = "this version opens shards as leader only";
             return Err(VerbError::permanent("ROLE_NOT_KNOWN", detail));
         }
-        let order =
-            OpenLeader { shard: open.shard, incarnation: open.incarnation, epoch: open.epoch };
+        let order = OpenLeader {
+            shard: open.shard,
+            incarnation: open.incarnation,
+            epoch: open.epoch,
+        };
         match self.0.open(order).await {
             Ok(shard) => Ok(state(&shard)),
             Err(error) => Err(open_error(&error)),
@@ -50,7 +54,10 @@ impl Verbs for EngineVerbs {
     }
 
     async fn close(&self, shard: ShardId, _epoch: u64) -> Result<(), VerbError> {
-        self.0.close(shard).await.map_err(|error| write_error(&error))
+        self.0
+            .close(shard)
+            .await
+            .map_err(|error| write_error(&error))
     }
 
     async fn switch(
@@ -142,7 +149,10 @@ fn open_error(error: &OpenError) -> VerbError {
     match error {
         OpenError::NotLeader(term) => {
             let higher_epoch = term.epoch;
-            VerbError { higher_epoch, ..VerbError::permanent("NOT_LEADER", detail) }
+            VerbError {
+                higher_epoch,
+                ..VerbError::permanent("NOT_LEADER", detail)
+            }
         }
         OpenError::EpochUsed(_) => VerbError::permanent("EPOCH_USED", detail),
         OpenError::Foreign { .. } => VerbError::permanent("FOREIGN", detail),

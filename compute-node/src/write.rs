@@ -59,6 +59,15 @@ pub struct WriteSummary {
     pub replayed: bool,
 }
 
+/// The read token of a write: opaque to callers, `{shard}.{seq}` joined by commas.
+pub fn read_token(summary: &WriteSummary) -> String {
+    let seqs = summary
+        .seqs
+        .iter()
+        .map(|(shard, seq)| format!("{shard}.{seq}"));
+    seqs.collect::<Vec<_>>().join(",")
+}
+
 /// Splits writes and hands them to the shards. Clones are handles of the same writer.
 #[derive(Clone)]
 pub struct Writer {

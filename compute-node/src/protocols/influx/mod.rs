@@ -40,11 +40,11 @@ use precision::Precision;
 use table::{Builder, Tables};
 use value::Cell;
 
+pub mod door;
 mod fast;
 pub mod faults;
 mod lines;
 mod memo;
-pub mod door;
 pub mod needs;
 pub mod pool;
 pub mod precision;

@@ -21,7 +21,11 @@ pub struct Pool {
 impl Pool {
     /// An empty pool.
     pub fn new(limits: Limits, random: Random) -> Self {
-        Self { limits, random, idle: Mutex::default() }
+        Self {
+            limits,
+            random,
+            idle: Mutex::default(),
+        }
     }
 
     /// The parser that was used last, or a new one.
