@@ -9,8 +9,8 @@
 //! 2. The commit thread takes everything that waits, and for each region writes it with one write and
 //!    one fdatasync, shows it to readers, and only then answers. Offsets are dense and start at 0.
 //! 3. A segment is preallocated, so a full disk shows before anything is promised. A new one is made
-//!    only after the one before was cut to its content and synced: what is not the last segment is
-//!    whole, or it is corrupt.
+//!    only when everything in the one before is synced: what is not the last segment is whole, or it
+//!    is corrupt.
 //! 4. A failed write or fdatasync is never repeated over the same bytes: the segment is cut to what
 //!    was synced, the waiting frames are refused, and the next ones go to a new segment.
 //!

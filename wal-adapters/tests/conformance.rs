@@ -9,19 +9,17 @@ use auxo_wal_adapters::conformance::subjects::{Local, Memory};
 use auxo_wal_adapters::conformance::{self, Adapter, Scale, Verdict, child};
 
 #[tokio::main]
-async fn main() -> ExitCode {
+async fn main() -> std::io::Result<ExitCode> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     if let [first, child @ ..] = arguments.as_slice()
         && first == "child"
     {
-        return match child::child_main(child).await {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(_) => ExitCode::FAILURE,
-        };
+        let ended = child::child_main(child).await;
+        return Ok(ExitCode::from(u8::from(ended.is_err())));
     }
     let filter = arguments.iter().find(|word| !word.starts_with('-'));
-    let place = tempfile::tempdir().unwrap();
-    let program = std::env::current_exe().unwrap();
+    let place = tempfile::tempdir()?;
+    let program = std::env::current_exe()?;
     let local = Local {
         root: place.path().to_owned(),
         child: vec![program.to_string_lossy().into_owned(), "child".to_owned()],
@@ -30,10 +28,7 @@ async fn main() -> ExitCode {
     for adapter in [&Memory as &dyn Adapter, &local] {
         failed += run(adapter, filter.map(String::as_str)).await;
     }
-    match failed {
-        0 => ExitCode::SUCCESS,
-        _ => ExitCode::FAILURE,
-    }
+    Ok(ExitCode::from(u8::from(failed > 0)))
 }
 
 #[allow(

@@ -123,7 +123,7 @@ async fn read_while(ground: &Ground, reader: u64, known: &Mutex<Known>) -> Done 
             acked.iter().nth_back(back).map_or(end, |(at, _)| at + 1)
         };
         tokio::task::yield_now().await;
-        if reader % 2 == 0 {
+        if reader.is_multiple_of(2) {
             region = ground.join().await?;
         }
         let chunk = match region.read(from, 30_000, Duration::from_millis(1)).await {

@@ -104,7 +104,7 @@ impl RegionState {
     /// Makes sure that the tail can take `need` bytes, with a new segment if it must.
     ///
     /// * errors: `Busy` on a full disk, `Unavailable` when the segment cannot be made for another
-    ///   reason; both may be tried again. `Io` when the region is parked.
+    ///   reason; both may be tried again.
     fn room(&self, tail: &mut Option<Tail>, need: u64) -> Result<(), WalError> {
         let allocated = self.segment_bytes.max(need);
         match tail {
@@ -116,11 +116,10 @@ impl RegionState {
                 tail.allocated = allocated;
                 return Ok(());
             }
+            // Its frames are synced; what is cut off is room that nobody waits for.
             Some(full) => {
-                let sealed = full.file.set_len(full.bytes);
-                if let Err(error) = sealed.and_then(|()| full.file.sync()) {
-                    return Err(self.park(error));
-                }
+                let cut = full.file.set_len(full.bytes);
+                cut.map_err(|error| self.no_room(&error))?;
                 *tail = None;
             }
             None => {}

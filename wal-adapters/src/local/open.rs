@@ -10,13 +10,15 @@
 //! 4. Older segments were whole before their successor was made; reads verify them.
 
 use std::collections::VecDeque;
+use std::fs::File;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 
 use super::append::Tail;
 use super::disk::Disk;
+use super::read::{Cursor, read_at};
 use super::region::{RegionState, Segment, View};
 use super::{LocalSettings, segment_path};
 use crate::frame::{FrameError, MAGIC, VERSION};
@@ -45,24 +47,24 @@ pub(super) fn recover(
         return Ok(RegionState::new(id, dir, disk, settings, view, None));
     };
     let path = segment_path(&dir, last.first);
-    let content = Bytes::from(std::fs::read(&path)?);
-    let file = disk.open(&path)?;
-    let (end, bytes) = scan(last, &content)?;
-    let rest = content.slice(bytes..);
+    let content = File::open(&path)?;
+    let whole = content.metadata()?.len();
+    let (end, bytes) = scan(last, &content, whole)?;
     let mut tail = Tail {
-        file,
-        bytes: bytes as u64,
-        allocated: content.len() as u64,
+        file: disk.open(&path)?,
+        bytes,
+        allocated: whole,
     };
     let mut stopped = None;
-    if !is_zero(&rest) {
+    if !is_zero(&content, bytes, whole)? {
+        let rest = read_at(&content, bytes, usize::MAX, whole)?;
         if was_durable(id, end, &rest) {
             tracing::error!(region = %id, at = end, "WAL region corrupt");
             stopped = Some(WalError::Corrupt { at: end });
         } else {
             tracing::warn!(region = %id, at = end, "torn WAL tail cut away");
-            tail.file.set_len(tail.bytes)?;
-            tail.allocated = tail.bytes;
+            tail.file.set_len(bytes)?;
+            tail.allocated = bytes;
         }
     }
     tail.file.sync()?;
@@ -76,7 +78,7 @@ pub(super) fn recover(
 }
 
 /// The segments by rising first offset.
-fn list(id: RegionId, dir: &PathBuf) -> Result<VecDeque<Segment>, WalError> {
+fn list(id: RegionId, dir: &Path) -> Result<VecDeque<Segment>, WalError> {
     let entries = match std::fs::read_dir(dir) {
         Ok(entries) => entries,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(WalError::Missing),
@@ -96,15 +98,16 @@ fn list(id: RegionId, dir: &PathBuf) -> Result<VecDeque<Segment>, WalError> {
 }
 
 /// Reads to the first place that is no frame: its offset and its byte.
-fn scan(segment: &Segment, content: &Bytes) -> Result<(Offset, usize), WalError> {
+fn scan(segment: &Segment, content: &File, whole: u64) -> Result<(Offset, u64), WalError> {
     let mut marks = segment.marks.lock();
-    let (mut offset, mut byte) = (segment.first, 0);
+    let mut cursor = Cursor::new(content, 0, whole, usize::MAX);
+    let mut offset = segment.first;
     loop {
-        match Frame::decode(&content.slice(byte..)) {
-            Ok(frame) => {
-                marks.saw(offset, byte as u64);
+        let byte = cursor.byte();
+        match cursor.next()? {
+            Ok(_) => {
+                marks.saw(offset, byte);
                 offset += 1;
-                byte += frame.encoded_len();
             }
             Err(FrameError::Version(version)) if version > VERSION => {
                 return Err(WalError::Misconfigured(format!(
@@ -128,8 +131,15 @@ fn was_durable(id: RegionId, at: Offset, rest: &Bytes) -> bool {
         .any(|frame| frame.prev > at)
 }
 
-fn is_zero(bytes: &[u8]) -> bool {
-    bytes
-        .chunks(ZEROS.len())
-        .all(|chunk| *chunk == ZEROS[..chunk.len()])
+fn is_zero(content: &File, from: u64, to: u64) -> io::Result<bool> {
+    let mut at = from;
+    while at < to {
+        let window = read_at(content, at, 1 << 20, to)?;
+        let zero = |chunk: &[u8]| *chunk == ZEROS[..chunk.len()];
+        if window.is_empty() || !window.chunks(ZEROS.len()).all(zero) {
+            return Ok(false);
+        }
+        at += window.len() as u64;
+    }
+    Ok(true)
 }

@@ -1,7 +1,8 @@
 //! Reading frames back from segments, each verified by its checksum.
 //!
 //! A read stays within one segment and begins at the last remembered place before its offset. It
-//! reads only bytes that were durable when it looked. Never here: a wait.
+//! reads only bytes that were durable when it looked. Never here: a wait, or a whole segment in
+//! memory.
 
 use std::fs::File;
 use std::io;
@@ -13,9 +14,9 @@ use super::region::{RegionState, Segment};
 use crate::frame::{Frame, FrameError};
 use crate::{Offset, WalError};
 
-/// Bytes read from a file at once, at least and at most.
+/// Bytes read from a file at once, at least and at most, unless a frame is longer.
 const WINDOW_BYTES_MIN: usize = 64 << 10;
-const WINDOW_BYTES_MAX: usize = 16 << 20;
+const WINDOW_BYTES_MAX: usize = 1 << 20;
 
 /// A segment as a reader found it.
 pub(super) struct Span {
@@ -50,38 +51,83 @@ impl RegionState {
             Some(bytes) => bytes,
             None => file.metadata()?.len(),
         };
-        let (mut offset, mut byte) = span.segment.marks.lock().at_or_before(from);
-        let size = max_bytes.clamp(WINDOW_BYTES_MIN, WINDOW_BYTES_MAX) + WINDOW_BYTES_MIN;
-        let mut window = read_at(&file, byte, size, whole)?;
+        let (mut offset, byte) = span.segment.marks.lock().at_or_before(from);
+        let mut cursor = Cursor::new(&file, byte, whole, max_bytes);
         let mut frames = Vec::new();
         let mut taken = 0;
         while offset < span.until {
-            let frame = match Frame::decode(&window) {
+            let byte = cursor.byte();
+            let frame = match cursor.next()? {
                 Ok(frame) => frame,
                 Err(_) if !frames.is_empty() => break,
-                Err(FrameError::Short { need }) if byte + need as u64 <= whole => {
-                    window = read_at(&file, byte, size.max(need), whole)?;
-                    if window.len() < need {
-                        return Err(lost(&file, &span, whole, offset)?);
-                    }
-                    continue;
-                }
                 Err(_) => return Err(lost(&file, &span, whole, offset)?),
             };
             span.segment.marks.lock().saw(offset, byte);
-            let length = frame.encoded_len();
             if offset >= from {
-                taken += length;
+                taken += frame.encoded_len();
                 if taken > max_bytes && !frames.is_empty() {
                     break;
                 }
                 frames.push((offset, frame));
             }
             offset += 1;
-            byte += length as u64;
-            window = window.slice(length..);
         }
         Ok(frames)
+    }
+}
+
+/// Walks over the frames of a segment, a window of the file at a time.
+pub(super) struct Cursor<'a> {
+    file: &'a File,
+    /// Where the next frame begins.
+    byte: u64,
+    /// Bytes of the file that may be read.
+    whole: u64,
+    /// The file from `byte` on.
+    window: Bytes,
+    window_bytes: usize,
+}
+
+impl<'a> Cursor<'a> {
+    /// `ahead` is about how much will be asked for.
+    pub(super) fn new(file: &'a File, byte: u64, whole: u64, ahead: usize) -> Self {
+        Self {
+            file,
+            byte,
+            whole,
+            window: Bytes::new(),
+            window_bytes: ahead.clamp(WINDOW_BYTES_MIN, WINDOW_BYTES_MAX),
+        }
+    }
+
+    pub(super) fn byte(&self) -> u64 {
+        self.byte
+    }
+
+    /// The next frame, or what is there instead; behind the last byte `Short`.
+    pub(super) fn next(&mut self) -> io::Result<Result<Frame, FrameError>> {
+        let mut decoded = Frame::decode(&self.window);
+        while let Err(FrameError::Short { need }) = decoded {
+            if self.byte + need as u64 > self.whole {
+                break;
+            }
+            self.window = read_at(
+                self.file,
+                self.byte,
+                self.window_bytes.max(need),
+                self.whole,
+            )?;
+            decoded = Frame::decode(&self.window);
+            if self.window.len() < need {
+                break;
+            }
+        }
+        if let Ok(frame) = &decoded {
+            let length = frame.encoded_len();
+            self.window = self.window.slice(length..);
+            self.byte += length as u64;
+        }
+        Ok(decoded)
     }
 }
 
@@ -98,7 +144,7 @@ fn lost(file: &File, span: &Span, whole: u64, at: Offset) -> io::Result<WalError
 }
 
 /// Up to `size` bytes from `at` on, none at `whole` or behind; fewer where the file ends.
-fn read_at(file: &File, at: u64, size: usize, whole: u64) -> io::Result<Bytes> {
+pub(super) fn read_at(file: &File, at: u64, size: usize, whole: u64) -> io::Result<Bytes> {
     let mut bytes = vec![0; (size as u64).min(whole.saturating_sub(at)) as usize];
     let mut filled = 0;
     while filled < bytes.len() {
