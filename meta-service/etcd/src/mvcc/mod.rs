@@ -9,6 +9,8 @@
 
 pub(crate) mod compact;
 mod history;
+#[cfg(test)]
+mod model;
 mod range;
 mod store;
 mod tables;

@@ -8,16 +8,20 @@ use etcd_client::{
 use crate::{Member, soon};
 
 async fn next(stream: &mut WatchStream) -> WatchResponse {
-    soon(stream.message()).await.unwrap().expect("an answer")
+    soon(stream.message())
+        .await
+        .expect("no error")
+        .expect("an answer")
 }
 
 /// `+key=value` or `-key`, with the revision.
 fn events(answer: &WatchResponse) -> Vec<String> {
     let event = |event: &etcd_client::Event| {
-        let kv = event.kv().unwrap();
-        let key = kv.key_str().unwrap();
+        let kv = event.kv().expect("a key");
+        let key = kv.key_str().expect("text");
+        let value = kv.value_str().expect("text");
         match event.event_type() {
-            EventType::Put => format!("{}+{key}={}", kv.mod_revision(), kv.value_str().unwrap()),
+            EventType::Put => format!("{}+{key}={value}", kv.mod_revision()),
             EventType::Delete => format!("{}-{key}", kv.mod_revision()),
         }
     };
