@@ -13,6 +13,7 @@ use arrow::datatypes::Int32Type;
 use auxo_proto::key;
 use bytes::Bytes;
 use parquet::basic::{Compression, Encoding, ZstdLevel};
+use parquet::bloom_filter::Sbbf;
 use parquet::column::page::{CompressedPage, Page, PageWriter};
 use parquet::column::writer::ColumnCloseResult;
 use parquet::data_type::ByteArray;
@@ -28,6 +29,8 @@ use crate::format::put_u64;
 
 /// With fewer rows a run than this, bit-packed indices are shorter than runs.
 const RUN_ROWS_MIN: usize = 8;
+/// Share of values for which a bloom filter wrongly says that it may hold them.
+const BLOOM_FPP: f64 = 0.01;
 
 /// The values of one tag in the rows of the current row group.
 #[derive(Debug, Default)]
@@ -103,7 +106,11 @@ impl TagRuns {
         let bytes = Bytes::from(sink.into_inner()?);
 
         let metadata = ColumnChunkMetaData::builder(column)
-            .set_encodings(vec![Encoding::PLAIN, Encoding::RLE, Encoding::RLE_DICTIONARY])
+            .set_encodings(vec![
+                Encoding::PLAIN,
+                Encoding::RLE,
+                Encoding::RLE_DICTIONARY,
+            ])
             .set_compression(Compression::ZSTD(ZstdLevel::try_new(ZSTD_LEVEL)?))
             .set_num_values(rows as i64)
             .set_total_compressed_size(bytes.len() as i64)
@@ -135,7 +142,9 @@ impl TagRuns {
 
     /// The values as text: other tools read them, and they expect UTF-8.
     fn texts(&self) -> impl Iterator<Item = std::borrow::Cow<'_, str>> {
-        self.values.iter().map(|value| String::from_utf8_lossy(value))
+        self.values
+            .iter()
+            .map(|value| String::from_utf8_lossy(value))
     }
 
     fn dictionary_page(&self) -> Result<CompressedPage, ParquetError> {
@@ -161,7 +170,10 @@ impl TagRuns {
         let levels = buffer.len();
         let width = u32::BITS - (self.values.len() as u32 - 1).leading_zeros();
         buffer.push(width as u8);
-        let indices = self.runs.iter().filter_map(|&(number, rows)| Some((number?, rows)));
+        let indices = self
+            .runs
+            .iter()
+            .filter_map(|&(number, rows)| Some((number?, rows)));
         put_runs(&mut buffer, width, indices);
 
         let size = buffer.len();
@@ -195,11 +207,21 @@ impl TagRuns {
         Statistics::byte_array(min, max, None, Some(nulls as u64), false)
     }
 
+    /// A filter over the values, for files that have no postings.
+    pub(super) fn bloom(&self) -> Result<Sbbf, ParquetError> {
+        let mut bloom = Sbbf::new_with_ndv_fpp(self.values.len().max(1) as u64, BLOOM_FPP)?;
+        self.texts().for_each(|text| bloom.insert(&*text));
+        Ok(bloom)
+    }
+
     /// One value per row, as a dictionary array.
     pub(super) fn into_array(self) -> Result<ArrayRef, ParquetError> {
         let mut numbers = Vec::with_capacity(self.rows());
         for &(number, rows) in &self.runs {
-            numbers.extend(std::iter::repeat_n(number.map(|number| number as i32), rows));
+            numbers.extend(std::iter::repeat_n(
+                number.map(|number| number as i32),
+                rows,
+            ));
         }
         let values: StringArray = self.texts().map(Some).collect();
         let numbers = Int32Array::from(numbers);
