@@ -1,6 +1,8 @@
 //! What tests compare with: rows as plain values, and everything a file, a scan or a merge does to
 //! them said in the simplest way.
 
+mod store;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -18,6 +20,7 @@ use proptest::prelude::*;
 use crate::batch::{FieldSet, SeriesSlice, SortedBatch, arrow_type};
 use crate::predicate::{ScanSpec, TagMatcher};
 use crate::writer::{FileSpec, Layout, SstWriter};
+pub(crate) use store::Counting;
 
 /// One value; floats by their bits, so that NaN equals itself and −0 is not 0.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -47,6 +47,7 @@ use fields::Projection;
 use plan::Planner;
 use scan::Scan;
 pub use series::{FileSeries, TagValues};
+use sparse::Tail;
 pub use tails::TailCache;
 
 /// A file whose tail is in memory; cheap to share, immutable.
@@ -60,6 +61,7 @@ pub struct SstFile {
 #[derive(Debug)]
 struct Body {
     source: Source,
+    tail: Tail,
     parquet: ArrowReaderMetadata,
     heads: Heads,
     series: Bytes,
@@ -198,6 +200,10 @@ impl SstFile {
 
     fn parquet(&self) -> &ArrowReaderMetadata {
         &self.body.parquet
+    }
+
+    fn tail(&self) -> &Tail {
+        &self.body.tail
     }
 
     /// Place of the time column: it follows the tags.
@@ -340,6 +346,10 @@ impl Body {
             .map_err(|error| corrupt(&error))?;
         Ok(Self {
             source,
+            tail: Tail {
+                bytes: tail,
+                start: data_length,
+            },
             parquet,
             heads,
             series,

@@ -62,7 +62,11 @@ impl Gather {
         series: &SeriesSlice,
         rows: Range<usize>,
     ) {
-        if self.series.last().is_none_or(|last| last.key != series.key) {
+        if self
+            .series
+            .last()
+            .is_none_or(|last| !same_key(last, series))
+        {
             self.series.push(SeriesSlice {
                 start: self.rows as u32,
                 ..series.clone()
@@ -117,7 +121,10 @@ impl Gather {
                 time.into()
             }
         };
-        let fields: Result<_, _> = (0..done.fields).map(|field| done.field(field)).collect();
+        let places = Places::of(&done.runs, done.rows);
+        let fields: Result<_, _> = (0..done.fields)
+            .map(|field| done.field(field, &places))
+            .collect();
         let fields = fields.map_err(|error| SstError::rows(error.to_string()))?;
         Ok(Some(SortedBatch {
             series: done.series,
@@ -126,40 +133,17 @@ impl Gather {
         }))
     }
 
-    fn field(&self, field: usize) -> Result<ArrayRef, ArrowError> {
-        let patched;
-        let runs = if self.patches[field].is_empty() {
-            &self.runs
-        } else {
-            patched = self.patched_runs(field);
-            &patched
-        };
-        if let [only] = &runs[..] {
-            let array = &self.batches[only.batch].fields[field];
-            return Ok(array.slice(only.rows.start, only.rows.len()));
-        }
-        if runs.len() * SHORT_RUN > self.rows {
-            let arrays: Vec<&dyn Array> = self
-                .batches
-                .iter()
-                .map(|batch| batch.fields[field].as_ref())
-                .collect();
-            let rows: Vec<(usize, usize)> = runs
-                .iter()
-                .flat_map(|run| run.rows.clone().map(|row| (run.batch, row)))
-                .collect();
-            return interleave(&arrays, &rows);
-        }
-        let data: Vec<_> = self
+    fn field(&self, field: usize, places: &Places) -> Result<ArrayRef, ArrowError> {
+        let arrays: Vec<&dyn Array> = self
             .batches
             .iter()
-            .map(|batch| batch.fields[field].to_data())
+            .map(|batch| batch.fields[field].as_ref())
             .collect();
-        let mut copy = MutableArrayData::new(data.iter().collect(), false, self.rows);
-        for run in runs {
-            copy.try_extend(run.batch, run.rows.start, run.rows.end)?;
+        if self.patches[field].is_empty() {
+            return copy(&arrays, &self.runs, places, self.rows);
         }
-        Ok(make_array(copy.freeze()))
+        let runs = self.patched_runs(field);
+        copy(&arrays, &runs, &Places::of(&runs, self.rows), self.rows)
     }
 
     /// The runs for one field, cut where its patches stand.
@@ -194,4 +178,45 @@ impl Gather {
         }
         runs
     }
+}
+
+/// (batch, row) of each row, where runs are too short to be worth copying as runs.
+struct Places(Option<Vec<(usize, usize)>>);
+
+impl Places {
+    fn of(runs: &[Run], rows: usize) -> Self {
+        let short = runs.len() > 1 && runs.len() * SHORT_RUN > rows;
+        Self(short.then(|| {
+            let mut places = Vec::with_capacity(rows);
+            for run in runs {
+                places.extend(run.rows.clone().map(|row| (run.batch, row)));
+            }
+            places
+        }))
+    }
+}
+
+fn copy(
+    arrays: &[&dyn Array],
+    runs: &[Run],
+    places: &Places,
+    rows: usize,
+) -> Result<ArrayRef, ArrowError> {
+    if let [only] = runs {
+        return Ok(arrays[only.batch].slice(only.rows.start, only.rows.len()));
+    }
+    if let Places(Some(places)) = places {
+        return interleave(arrays, places);
+    }
+    let data: Vec<_> = arrays.iter().map(|array| array.to_data()).collect();
+    let mut copy = MutableArrayData::new(data.iter().collect(), false, rows);
+    for run in runs {
+        copy.try_extend(run.batch, run.rows.start, run.rows.end)?;
+    }
+    Ok(make_array(copy.freeze()))
+}
+
+/// Mostly the two keys are one piece of memory.
+fn same_key(a: &SeriesSlice, b: &SeriesSlice) -> bool {
+    std::ptr::eq(&*a.key, &*b.key) || a.key == b.key
 }

@@ -85,24 +85,29 @@ impl TagMatcher {
     /// Whether a key from `first` up to and including `last` may pass; judges by the first tag
     /// alone, and rather says yes.
     pub(crate) fn may_pass(&self, first: &[u8], last: Option<&[u8]>) -> bool {
-        may_pass(&self.root, first, last)
+        self.may_hold(&|tag, value| {
+            let begin = key::encode([Some(value)]);
+            let before = last.is_some_and(|last| last < &begin[..]);
+            let behind = first > &begin[..] && !first.starts_with(&begin);
+            tag > 0 || (!before && !behind)
+        })
+    }
+
+    /// Whether a series may pass where `holds` says which values a tag may have; rather says yes.
+    pub(crate) fn may_hold(&self, holds: &impl Fn(usize, &[u8]) -> bool) -> bool {
+        may_hold(&self.root, holds)
     }
 }
 
-fn may_pass(node: &Node, first: &[u8], last: Option<&[u8]>) -> bool {
+fn may_hold(node: &Node, holds: &impl Fn(usize, &[u8]) -> bool) -> bool {
     match node {
         Node::Constant(answer) => *answer,
-        Node::And(nodes) => nodes.iter().all(|node| may_pass(node, first, last)),
-        Node::Or(nodes) => nodes.iter().any(|node| may_pass(node, first, last)),
+        Node::And(nodes) => nodes.iter().all(|node| may_hold(node, holds)),
+        Node::Or(nodes) => nodes.iter().any(|node| may_hold(node, holds)),
         Node::Test {
-            tag: 0,
+            tag,
             test: Test::OneOf(values),
-        } => values.iter().any(|value| {
-            let begin = key::encode([Some(&value[..])]);
-            let before = last.is_some_and(|last| last < &begin[..]);
-            let behind = first > &begin[..] && !first.starts_with(&begin);
-            !before && !behind
-        }),
+        } => values.iter().any(|value| holds(*tag, value)),
         Node::Test { .. } | Node::Not(_) => true,
     }
 }

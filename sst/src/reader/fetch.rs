@@ -145,23 +145,25 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    fn check(ranges: &[(u64, u64)], data_length: u64, expected: &[(u64, u64)]) {
+        let ranges: Vec<Range<u64>> = ranges.iter().map(|&(start, end)| start..end).collect();
+        let gets = join(&ranges, data_length);
+        let gets: Vec<(u64, u64)> = gets.iter().map(|get| (get.start, get.end)).collect();
+        assert_eq!(gets, expected, "{ranges:?}");
+    }
+
     #[test]
     fn neighbours_are_joined_and_far_ones_are_not() {
         const B: u64 = SUM_BLOCK;
-        assert_eq!(join(&[5..6, 7..9], 100), [0..100]);
-        assert_eq!(join(&[2 * B..2 * B + 1, 0..1], 9 * B), [0..3 * B]);
-        assert_eq!(join(&[0..1, 3 * B..4 * B], 9 * B), [0..B, 3 * B..4 * B]);
-        assert_eq!(join(&[3..3], 9 * B), []);
-        let far = GET_BYTES_MAX + B;
-        assert_eq!(join(&[0..far - 1, far - 1..far], 2 * far), [0..far]);
-        let long = join(
-            &[0..GET_BYTES_MAX, GET_BYTES_MAX - 1..GET_BYTES_MAX + 1],
-            far,
-        );
-        assert_eq!(
-            long,
-            [0..GET_BYTES_MAX, GET_BYTES_MAX - B..GET_BYTES_MAX + B]
-        );
+        const MAX: u64 = GET_BYTES_MAX;
+        check(&[(5, 6), (7, 9)], 100, &[(0, 100)]);
+        check(&[(2 * B, 2 * B + 1), (0, 1)], 9 * B, &[(0, 3 * B)]);
+        check(&[(0, 1), (3 * B, 4 * B)], 9 * B, &[(0, B), (3 * B, 4 * B)]);
+        check(&[(3, 3)], 9 * B, &[]);
+        let far = MAX + B;
+        check(&[(0, far - 1), (far - 1, far)], 2 * far, &[(0, far)]);
+        let split = [(0, MAX), (MAX - B, MAX + B)];
+        check(&[(0, MAX), (MAX - 1, MAX + 1)], far, &split);
     }
 
     proptest! {

@@ -81,6 +81,9 @@ impl Planner {
             if left.as_ref().is_some_and(Vec::is_empty) {
                 continue;
             }
+            if file.heads().sparse && !file.may_hold(group, &self.matcher)? {
+                continue;
+            }
             let wanted = if file.heads().sparse {
                 Wanted::Rows(self.rows(file, group, left))
             } else {

@@ -1,17 +1,22 @@
-//! Rows of a sparse file: which series a row belongs to is read from its tag columns.
+//! Rows of a sparse file: which series a row belongs to is read from its tag columns, and bloom
+//! filters of those say which row groups need not be read.
 
 use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch, StringArray};
 use arrow::compute::filter_record_batch;
 use arrow::datatypes::TimestampNanosecondType;
 use auxo_proto::key::{KeyBuilder, partition_hash};
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReader;
+use parquet::bloom_filter::Sbbf;
+use parquet::errors::ParquetError;
+use parquet::file::reader::{ChunkReader, Length};
 
 use super::SstFile;
 use super::fields::Projection;
 use super::plan::Planner;
 use crate::batch::{SeriesSlice, SortedBatch};
 use crate::error::SstError;
+use crate::predicate::TagMatcher;
 
 /// A row group of a sparse file whose pages are here.
 pub(super) struct RowsReading {
@@ -70,6 +75,54 @@ impl RowsReading {
             }));
         }
         Ok(None)
+    }
+}
+
+impl SstFile {
+    /// Whether a series in the row group may pass, by the bloom filters of its tag columns.
+    pub(super) fn may_hold(&self, group: usize, matcher: &TagMatcher) -> Result<bool, SstError> {
+        let columns = &self.parquet().metadata().row_group(group).columns()[..self.time_leaf()];
+        let mut blooms = Vec::with_capacity(columns.len());
+        for column in columns {
+            let bloom = Sbbf::read_from_column_chunk(column, self.tail());
+            blooms.push(bloom.map_err(|error| self.corrupt(error))?);
+        }
+        Ok(matcher.may_hold(&|tag, value| {
+            let bloom = blooms.get(tag).and_then(Option::as_ref);
+            bloom.is_none_or(|bloom| bloom.check(value))
+        }))
+    }
+}
+
+/// The tail of a file, addressed by offsets from the file's start.
+#[derive(Debug)]
+pub(super) struct Tail {
+    pub(super) bytes: Bytes,
+    pub(super) start: u64,
+}
+
+impl Length for Tail {
+    fn len(&self) -> u64 {
+        self.start + self.bytes.len() as u64
+    }
+}
+
+impl ChunkReader for Tail {
+    type T = bytes::buf::Reader<Bytes>;
+
+    fn get_read(&self, start: u64) -> Result<Self::T, ParquetError> {
+        let length = self.len().saturating_sub(start) as usize;
+        Ok(self.get_bytes(start, length)?.reader())
+    }
+
+    fn get_bytes(&self, start: u64, length: usize) -> Result<Bytes, ParquetError> {
+        let outside = || ParquetError::EOF("a bloom filter lies outside the tail".to_owned());
+        let start = start.checked_sub(self.start).ok_or_else(outside)? as usize;
+        let end = start.checked_add(length).ok_or_else(outside)?;
+        if end > self.bytes.len() {
+            return Err(outside());
+        }
+        Ok(self.bytes.slice(start..end))
     }
 }
 

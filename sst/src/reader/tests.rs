@@ -11,7 +11,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::batch::FieldSet;
-use crate::model::{self, Cell, Row, TYPES};
+use crate::model::{self, Cell, Counting, Row, TYPES};
 use crate::predicate::{Bound, FieldBounds, TagFilter, TagTest, TimeRange};
 
 fn block_on<F: Future>(future: F) -> F::Output {
@@ -448,4 +448,202 @@ fn a_file_of_usual_layout() {
         let expected = model::scanned(&rows, &fields, range, &some);
         assert_eq!(scan(&file, &some).await.unwrap(), expected);
     });
+}
+
+fn equal(tag: u32, value: &str) -> TagFilter {
+    let test = TagTest::OneOf(vec![value.as_bytes().to_vec()]);
+    TagFilter::Test { tag, test }
+}
+
+/// 160,000 rows: 40 series with a step, 40 without.
+fn wide_file() -> (FieldSet, Bytes, FileEntry) {
+    let (schema, fields) = model::table(2, &[ColumnType::Int64, ColumnType::Int64]);
+    let spec = model::spec(&schema, MergeMode::LastRow);
+    let mut writer = crate::writer::SstWriter::new(spec, fields.clone());
+    for series in 0..80_i64 {
+        let rows: Vec<Row> = (0..2_000_i64)
+            .map(|row| Row {
+                key: model::series_key(&[Some(format!("h{series:02}")), Some("x".into())]),
+                time: row * 10 + if series >= 40 { row * row % 7 } else { 0 },
+                values: vec![Some(Cell::Signed(row)), Some(Cell::Signed(series))],
+            })
+            .collect();
+        writer.push(&model::batch(&rows, &fields)).unwrap();
+    }
+    let (bytes, entry) = writer.finish().unwrap();
+    (fields, bytes, entry)
+}
+
+#[test]
+fn a_point_query_takes_one_request_for_the_tail_and_one_for_the_rows() {
+    let (fields, bytes, entry) = wide_file();
+    let store = Arc::new(Counting::default());
+    block_on(async {
+        let path = object_store::path::Path::from(entry.key.as_str());
+        store.put(&path, bytes.into()).await.unwrap();
+        let opened = SstFile::open(store.clone(), Arc::new(entry)).await;
+        let file = opened.unwrap();
+        assert_eq!(store.take(), (1, 1), "the tail");
+        for host in ["h07", "h47"] {
+            let spec = ScanSpec {
+                time: TimeRange {
+                    start: 5_000,
+                    end: 6_000,
+                },
+                tags: equal(0, host),
+                ..everything(&fields)
+            };
+            let rows = scan(&file, &spec).await.unwrap();
+            assert!((99..=101).contains(&rows.len()), "{}", rows.len());
+            assert_eq!(store.take(), (1, 1), "{host}");
+        }
+        let no_fields = ScanSpec {
+            tags: equal(0, "h07"),
+            ..everything(&Vec::new().into())
+        };
+        assert_eq!(scan(&file, &no_fields).await.unwrap().len(), 2_000);
+        assert_eq!(store.take(), (0, 0), "times with a step are not read");
+    });
+}
+
+#[test]
+fn what_index_and_statistics_rule_out_costs_no_request() {
+    for sparse in [false, true] {
+        let (fields, bytes, entry, _) = sample(sparse);
+        let store = Arc::new(Counting::default());
+        block_on(async {
+            let path = object_store::path::Path::from(entry.key.as_str());
+            store.put(&path, bytes.into()).await.unwrap();
+            let opened = SstFile::open(store.clone(), Arc::new(entry)).await;
+            let file = opened.unwrap();
+            store.take();
+            let all = everything(&fields);
+            let outside = |column: usize, min| {
+                vec![FieldBounds {
+                    column: fields[column].id,
+                    min: Some(min),
+                    max: None,
+                }]
+            };
+            let specs = [
+                ScanSpec {
+                    tags: equal(1, "y"),
+                    ..all.clone()
+                },
+                ScanSpec {
+                    tags: equal(0, "h99"),
+                    ..all.clone()
+                },
+                ScanSpec {
+                    time: TimeRange {
+                        start: 10_000,
+                        end: 20_000,
+                    },
+                    ..all.clone()
+                },
+                ScanSpec {
+                    range: HashRange { lo: 1, hi: 0 },
+                    ..all.clone()
+                },
+                ScanSpec {
+                    bounds: outside(0, Bound::I64(1_000_000)),
+                    ..all.clone()
+                },
+                ScanSpec {
+                    bounds: outside(1, Bound::F64(1e9)),
+                    ..all
+                },
+            ];
+            for spec in specs {
+                assert_eq!(scan(&file, &spec).await.unwrap(), [], "{spec:?}");
+                assert_eq!(store.take(), (0, 0), "{spec:?}");
+            }
+        });
+    }
+}
+
+/// The rows of the golden files: every type with its extremes, NULL, tags of every kind, a series
+/// with a step and one without.
+fn golden_rows() -> Vec<Row> {
+    let text = |text: &str| Some(text.to_owned());
+    let series = [
+        (vec![None, None], vec![i64::MIN, 0, i64::MAX]),
+        (vec![None, text("only b")], vec![7]),
+        (vec![text(""), None], vec![10, 20, 30, 40]),
+        (vec![text("a"), text("x\u{0}y")], vec![1, 2, 4]),
+        (
+            vec![text("a"), text("é")],
+            (0..12).map(|row| row * 5).collect(),
+        ),
+    ];
+    let mut rows = Vec::new();
+    for (tags, times) in series {
+        for time in times {
+            let nth = rows.len();
+            rows.push(Row {
+                key: model::series_key(&tags),
+                time,
+                values: TYPES.iter().map(|&ty| golden_value(ty, nth)).collect(),
+            });
+        }
+    }
+    rows
+}
+
+fn golden_value(ty: ColumnType, nth: usize) -> Option<Cell> {
+    if nth % 6 == 5 {
+        return None;
+    }
+    let number = nth as i64 * 3 - 20;
+    Some(match ty {
+        ColumnType::Bool => Cell::Bool(nth.is_multiple_of(2)),
+        ColumnType::Float32 => {
+            Cell::Float32([f32::NAN, -0.0, f32::INFINITY, 1.5][nth % 4].to_bits())
+        }
+        ColumnType::Float64 => {
+            Cell::Float([f64::NAN, -0.0, f64::NEG_INFINITY, 0.1][nth % 4].to_bits())
+        }
+        ColumnType::String => Cell::Bytes(["", "é", "a\u{0}b"][nth % 3].into()),
+        ColumnType::Binary => Cell::Bytes(vec![0xff; nth % 3]),
+        ColumnType::Decimal { precision, .. } => {
+            let limit = 10_i128.pow(precision.into()) - 1;
+            Cell::Decimal([limit, -limit, number.into()][nth % 3])
+        }
+        _ => match (ty.signed_range(), ty.unsigned_max()) {
+            (_, Some(max)) => Cell::Unsigned([max, 0, nth as u64][nth % 3]),
+            (Some((min, max)), None) => Cell::Signed([min, max, number][nth % 3]),
+            (None, None) => Cell::Signed(number),
+        },
+    })
+}
+
+/// Bytes, length of the tail and its checksum.
+fn check_golden(golden: &'static [u8], tail_length: u64, tail_crc32c: u32, sparse: bool) {
+    let (schema, fields) = model::table(2, TYPES);
+    let rows = golden_rows();
+    let batches = model::batches(&rows, &fields, &[9]);
+    let spec = model::spec(&schema, MergeMode::LastRow);
+    let (bytes, entry) = model::write(spec, &fields, &batches, sparse);
+    assert!(bytes == golden, "the file is encoded to other bytes");
+    let expected = FileEntry {
+        length: golden.len() as u64,
+        tail_length,
+        tail_crc32c,
+        ..entry.clone()
+    };
+    assert_eq!(entry, expected);
+    block_on(async {
+        let store = stored(Bytes::from_static(golden), &expected).await;
+        let file = SstFile::open(store, Arc::new(expected)).await.unwrap();
+        assert_eq!(file.body.heads.sparse, sparse);
+        assert_eq!(scan(&file, &everything(&fields)).await.unwrap(), rows);
+    });
+}
+
+#[test]
+fn golden_files_of_format_1() {
+    let dense = include_bytes!("../../testdata/format-1.parquet");
+    check_golden(dense, 4_932, 0x124c_7cd2, false);
+    let sparse = include_bytes!("../../testdata/format-1-sparse.parquet");
+    check_golden(sparse, 4_882, 0x93dd_6819, true);
 }

@@ -185,8 +185,9 @@ fn candidates(ty: ColumnType) -> &'static [Coding] {
     match ty {
         ColumnType::Bool => &[Coding::Direct(Encoding::RLE)],
         ColumnType::Float32 | ColumnType::Float64 => FLOAT,
+        // Sixteen bytes each. BYTE_STREAM_SPLIT would suit them, but DuckDB does not read it here.
         ColumnType::Decimal { precision, .. } if precision > 18 => {
-            &[Coding::Direct(Encoding::BYTE_STREAM_SPLIT)]
+            &[Coding::Direct(Encoding::PLAIN), Coding::Dictionary]
         }
         ColumnType::String | ColumnType::Binary => {
             &[Coding::Direct(Encoding::DELTA_LENGTH_BYTE_ARRAY)]

@@ -15,6 +15,7 @@ use super::tags::{self, TagRuns};
 use super::{Layout, columns};
 use crate::batch::SortedBatch;
 use crate::error::SstError;
+use crate::format::SPARSE_ROWS;
 
 /// The Parquet file in the making, once the encodings are chosen.
 pub(super) struct Encoder {
@@ -25,8 +26,9 @@ pub(super) struct Encoder {
     tags: Vec<TagRuns>,
     /// Series of the last row, if it is in this row group.
     last_key: Option<Bytes>,
-    /// Rows of the row group that is being written.
+    /// Rows and series of the row group that is being written.
     rows: usize,
+    series: usize,
     layout: Layout,
 }
 
@@ -53,6 +55,7 @@ impl Encoder {
             tags: (0..tags).map(|_| TagRuns::default()).collect(),
             last_key: None,
             rows: 0,
+            series: 0,
             layout,
         })
     }
@@ -79,6 +82,7 @@ impl Encoder {
                 let key = &batch.series[series].key;
                 let goes_on = self.last_key.as_ref() == Some(key);
                 tags::push(&mut self.tags, key, count, goes_on)?;
+                self.series += usize::from(!goes_on);
                 self.last_key = Some(key.clone());
                 if rows.end > end {
                     break;
@@ -131,24 +135,29 @@ impl Encoder {
         let fresh = self.factory.create_column_writers(next)?;
         let full = std::mem::replace(&mut self.columns, fresh);
         let descriptors = self.file.schema_descr().columns().to_vec();
+        let blooms = self.series >= self.layout.sparse_series_min
+            && (self.rows as u64) < SPARSE_ROWS * self.series as u64;
         let mut group = self.file.next_row_group()?;
         for (index, mut column) in full.into_iter().enumerate() {
             if let Some(tag) = self.tags.get_mut(index) {
                 let runs = std::mem::take(tag);
-                if let Some((bytes, close)) = runs.encode(descriptors[index].clone())? {
+                let bloom = blooms.then(|| runs.bloom()).transpose()?;
+                if let Some((bytes, mut close)) = runs.encode(descriptors[index].clone())? {
+                    close.bloom_filter = bloom;
                     group.append_column(&bytes, close)?;
-                    continue;
+                } else {
+                    let array = runs.into_array()?;
+                    write_column(&mut column, &self.schema.fields()[index], &array)?;
+                    let mut chunk = column.close()?;
+                    chunk.close_mut().bloom_filter = bloom;
+                    chunk.append_to_row_group(&mut group)?;
                 }
-                write_column(
-                    &mut column,
-                    &self.schema.fields()[index],
-                    &runs.into_array()?,
-                )?;
+                continue;
             }
             column.close()?.append_to_row_group(&mut group)?;
         }
         group.close()?;
-        self.rows = 0;
+        (self.rows, self.series) = (0, 0);
         self.last_key = None;
         Ok(())
     }

@@ -13,6 +13,7 @@ use arrow::datatypes::Int32Type;
 use auxo_proto::key;
 use bytes::Bytes;
 use parquet::basic::{Compression, Encoding, ZstdLevel};
+use parquet::bloom_filter::Sbbf;
 use parquet::column::page::{CompressedPage, Page, PageWriter};
 use parquet::column::writer::ColumnCloseResult;
 use parquet::data_type::ByteArray;
@@ -28,6 +29,8 @@ use crate::format::put_u64;
 
 /// With fewer rows a run than this, bit-packed indices are shorter than runs.
 const RUN_ROWS_MIN: usize = 8;
+/// Share of values for which a bloom filter wrongly says that it may hold them.
+const BLOOM_FPP: f64 = 0.01;
 
 /// The values of one tag in the rows of the current row group.
 #[derive(Debug, Default)]
@@ -202,6 +205,13 @@ impl TagRuns {
         };
         let (min, max) = (short(self.texts().min()), short(self.texts().max()));
         Statistics::byte_array(min, max, None, Some(nulls as u64), false)
+    }
+
+    /// A filter over the values, for files that have no postings.
+    pub(super) fn bloom(&self) -> Result<Sbbf, ParquetError> {
+        let mut bloom = Sbbf::new_with_ndv_fpp(self.values.len().max(1) as u64, BLOOM_FPP)?;
+        self.texts().for_each(|text| bloom.insert(&*text));
+        Ok(bloom)
     }
 
     /// One value per row, as a dictionary array.
