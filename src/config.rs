@@ -289,7 +289,7 @@ impl Default for Flush {
 
 impl Default for Log {
     fn default() -> Self {
-        let level = "info".parse();
+        let level = "info,openraft=warn".parse();
         Self {
             level: level.expect("a level of the library's own"),
             format: LogFormat::Text,
