@@ -1,10 +1,8 @@
 //! Sorted files on Parquet: how rows lie in the object store and how they come back.
 //!
 //! Rooms: [`batch`] (rows in key order, the one currency of this crate), [`predicate`] (what a
-//! scan may skip), [`entry`] (what a manifest knows of a file), [`manifest`] (a shard's state and
-//! its laws), [`manifest_store`] (who commits the next one), [`compaction`] (what to rewrite),
-//! [`garbage`] (what to delete), [`names`] (of objects), [`store_check`] and [`local_store`]. The
-//! seam below is `object_store::ObjectStore`.
+//! scan may skip), [`entry`] (what a manifest knows of a file). The seam below is
+//! `object_store::ObjectStore`.
 //!
 //! Never here: the log, a role, a table's name, SQL. A term is only ever copied, never judged,
 //! except by the manifest's commit.
