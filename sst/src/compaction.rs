@@ -167,11 +167,11 @@ pub const TTL_GUARD_MS: u64 = 10 * 60_000;
 
 /// Files that hold no row younger than `ttl_ms` of their table, with a guard of 10 min; `None`
 /// keeps them for ever.
-pub fn expired<'a>(
-    files: &'a [FileEntry],
+pub fn expired(
+    files: &[FileEntry],
     ttl_ms: impl Fn(&FileEntry) -> Option<u64>,
     now_ms: i64,
-) -> impl Iterator<Item = &'a FileEntry> {
+) -> impl Iterator<Item = &FileEntry> {
     files.iter().filter(move |file| {
         ttl_ms(file).is_some_and(|ttl_ms| {
             let alive_ms = i128::from(ttl_ms) + i128::from(TTL_GUARD_MS);

@@ -172,6 +172,21 @@ fn one_layer_or_a_closed_segment_is_left_alone() {
 }
 
 #[test]
+fn final_files_are_never_joined_by_tier() {
+    check_pick(
+        "now 1000
+        0-9 a..b 50 final
+        10-19 c..d 50 final
+        20-29 e..f 50 final
+        30-39 g..h 50 final
+        40-49 i..j 50 final
+        50-59 k..l 50 final
+        60-69 m..n 13 @999",
+        "",
+    );
+}
+
+#[test]
 fn late_rows_wait_until_they_are_worth_a_rewrite() {
     let closed = "now 1000
         0-99 a..f 50 final

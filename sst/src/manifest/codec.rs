@@ -9,21 +9,21 @@
 
 use std::sync::Arc;
 
-use auxo_proto::ids::{
-    BatchId, ColumnId, DatabaseId, SchemaNumber, Seq, ShardId, TableId, TabletId, TenantId, Term,
-};
-use auxo_proto::schema::{
-    Column, ColumnKind, HashRange, Partition, TableInfo, TableOptions, TableSchema, TabletSpec,
-};
+use auxo_proto::ids::{BatchId, Seq, ShardId, TabletId, TenantId, Term};
+use auxo_proto::schema::{HashRange, TableInfo, TabletSpec};
 use bytes::{BufMut, Bytes, BytesMut};
 use prost::Message;
 
 use super::{
-    BatchEntry, BatchTable, Delete, Floor, MANIFEST_BYTES_MAX, Manifest, Parent, Retired,
-    TenantBatches, body,
+    BatchEntry, BatchTable, Floor, MANIFEST_BYTES_MAX, Manifest, Parent, Retired, TenantBatches,
+    body,
 };
-use crate::entry::FileEntry;
-use crate::predicate::{TagFilter, TagTest, TimeRange};
+
+mod deletes;
+mod entries;
+
+use deletes::{body_delete, delete_of};
+use entries::{body_file, body_table, file_of, table_of};
 
 const MAGIC: [u8; 4] = *b"AUXM";
 const VERSION: u8 = 1;
@@ -248,133 +248,6 @@ fn floor_of(floor: Option<body::Floor>) -> Result<Floor, DecodeError> {
     })
 }
 
-fn body_file(file: &FileEntry) -> body::File {
-    body::File {
-        key: file.key.clone(),
-        offset: file.offset,
-        length: file.length,
-        tail_length: file.tail_length,
-        tail_crc32c: file.tail_crc32c,
-        table: file.table.0,
-        tablet: file.tablet.0,
-        segment_start: file.segment_start,
-        segment_ns: file.segment_ns,
-        rows: file.rows,
-        series: file.series,
-        t_min: file.t_min,
-        t_max: file.t_max,
-        seq_min: file.seq_min.0,
-        seq_max: file.seq_max.0,
-        first_key: file.first_key.clone(),
-        last_key: file.last_key.clone(),
-        hash_lo: file.range.lo,
-        hash_hi: file.range.hi,
-        schema: file.schema.0,
-        columns: file.columns.iter().map(|column| column.0).collect(),
-        is_final: file.is_final,
-    }
-}
-
-fn file_of(file: body::File) -> FileEntry {
-    FileEntry {
-        key: file.key,
-        offset: file.offset,
-        length: file.length,
-        tail_length: file.tail_length,
-        tail_crc32c: file.tail_crc32c,
-        table: TableId(file.table),
-        tablet: TabletId(file.tablet),
-        segment_start: file.segment_start,
-        segment_ns: file.segment_ns,
-        rows: file.rows,
-        series: file.series,
-        t_min: file.t_min,
-        t_max: file.t_max,
-        seq_min: Seq(file.seq_min),
-        seq_max: Seq(file.seq_max),
-        first_key: file.first_key,
-        last_key: file.last_key,
-        range: HashRange {
-            lo: file.hash_lo,
-            hi: file.hash_hi,
-        },
-        schema: SchemaNumber(file.schema),
-        columns: file.columns.into_iter().map(ColumnId).collect(),
-        is_final: file.is_final,
-    }
-}
-
-fn body_table(table: &TableInfo) -> body::Table {
-    let columns = table.schema.columns.iter().map(|column| body::Column {
-        id: column.id.0,
-        name: column.name.clone(),
-        kind: match column.kind {
-            ColumnKind::Tag => body::COLUMN_TAG,
-            ColumnKind::Time => body::COLUMN_TIME,
-            ColumnKind::Field => body::COLUMN_FIELD,
-        },
-        ty: column.ty.to_string(),
-        nullable: column.nullable,
-    });
-    let partition = &table.partition;
-    body::Table {
-        id: table.id.0,
-        tenant: table.tenant.0,
-        database: table.database.0,
-        name: table.name.clone(),
-        schema: table.schema.number.0,
-        columns: columns.collect(),
-        partition_columns: partition.columns.iter().map(|column| column.0).collect(),
-        partition_count: partition.count,
-        ttl_ms: table.options.ttl_ms,
-        segment_ms: table.options.segment_ms,
-        merge_mode: table.options.merge_mode.name().to_owned(),
-    }
-}
-
-fn table_of(table: body::Table) -> Result<TableInfo, DecodeError> {
-    let column_of = |column: body::Column| {
-        Ok(Column {
-            id: ColumnId(column.id),
-            name: column.name,
-            kind: match column.kind {
-                body::COLUMN_TAG => ColumnKind::Tag,
-                body::COLUMN_TIME => ColumnKind::Time,
-                body::COLUMN_FIELD => ColumnKind::Field,
-                _ => return Err(malformed("a column is neither tag, time nor field")),
-            },
-            ty: column
-                .ty
-                .parse()
-                .map_err(|_| malformed("a column's type is unknown"))?,
-            nullable: column.nullable,
-        })
-    };
-    let columns = table.columns.into_iter().map(column_of);
-    Ok(TableInfo {
-        id: TableId(table.id),
-        tenant: TenantId(table.tenant),
-        database: DatabaseId(table.database),
-        name: table.name,
-        schema: Arc::new(TableSchema {
-            number: SchemaNumber(table.schema),
-            columns: columns.collect::<Result<_, _>>()?,
-        }),
-        partition: Partition {
-            columns: table.partition_columns.into_iter().map(ColumnId).collect(),
-            count: table.partition_count,
-        },
-        options: TableOptions {
-            ttl_ms: table.ttl_ms,
-            segment_ms: table.segment_ms,
-            merge_mode: table
-                .merge_mode
-                .parse()
-                .map_err(|_| malformed("a table's merge mode is unknown"))?,
-        },
-    })
-}
-
 fn body_batches(batches: &TenantBatches) -> body::TenantBatches {
     let entries = &batches.entries;
     let mut ids = BytesMut::with_capacity(16 * entries.len());
@@ -420,119 +293,6 @@ fn batches_of(batches: body::TenantBatches) -> Result<TenantBatches, DecodeError
         low_water,
         entries: entries.collect(),
     })
-}
-
-fn body_delete(delete: &Delete) -> body::Delete {
-    body::Delete {
-        tablet: delete.tablet.0,
-        filter: Some(body_filter(&delete.filter)),
-        start: delete.time.start,
-        end: Bytes::copy_from_slice(&delete.time.end.to_be_bytes()),
-        seq: delete.seq.0,
-    }
-}
-
-fn delete_of(delete: body::Delete) -> Result<Delete, DecodeError> {
-    let filter = delete
-        .filter
-        .ok_or_else(|| malformed("a delete has no filter"))?;
-    Ok(Delete {
-        tablet: TabletId(delete.tablet),
-        filter: filter_of(filter)?,
-        time: TimeRange {
-            start: delete.start,
-            end: u128_of(&delete.end, "a delete's end is not 16 bytes")?.cast_signed(),
-        },
-        seq: Seq(delete.seq),
-    })
-}
-
-fn body_filter(filter: &TagFilter) -> body::Filter {
-    let node = |kind, parts: &[TagFilter]| body::Filter {
-        kind,
-        parts: parts.iter().map(body_filter).collect(),
-        ..body::Filter::default()
-    };
-    match filter {
-        TagFilter::Any => node(body::FILTER_ANY, &[]),
-        TagFilter::Nothing => node(body::FILTER_NOTHING, &[]),
-        TagFilter::And(parts) => node(body::FILTER_AND, parts),
-        TagFilter::Or(parts) => node(body::FILTER_OR, parts),
-        TagFilter::Not(part) => node(body::FILTER_NOT, std::slice::from_ref(part)),
-        TagFilter::Test { tag, test } => {
-            let (test, values, inclusive) = match test {
-                TagTest::IsNull => (body::TEST_IS_NULL, Vec::new(), false),
-                TagTest::OneOf(values) => (body::TEST_ONE_OF, values.clone(), false),
-                TagTest::Below { value, inclusive } => {
-                    (body::TEST_BELOW, vec![value.clone()], *inclusive)
-                }
-                TagTest::Above { value, inclusive } => {
-                    (body::TEST_ABOVE, vec![value.clone()], *inclusive)
-                }
-                TagTest::Prefix(value) => (body::TEST_PREFIX, vec![value.clone()], false),
-                TagTest::Matches(regex) => {
-                    let regex = regex.as_bytes().to_vec();
-                    (body::TEST_MATCHES, vec![regex], false)
-                }
-            };
-            body::Filter {
-                kind: body::FILTER_TEST,
-                parts: Vec::new(),
-                tag: *tag,
-                test,
-                values,
-                inclusive,
-            }
-        }
-    }
-}
-
-/// Depth is bounded by prost, which refuses messages nested deeper than 100.
-fn filter_of(filter: body::Filter) -> Result<TagFilter, DecodeError> {
-    let body::Filter {
-        kind,
-        parts,
-        tag,
-        test,
-        values,
-        inclusive,
-    } = filter;
-    let parts = collect(parts, filter_of)?;
-    match kind {
-        body::FILTER_ANY => Ok(TagFilter::Any),
-        body::FILTER_NOTHING => Ok(TagFilter::Nothing),
-        body::FILTER_AND => Ok(TagFilter::And(parts)),
-        body::FILTER_OR => Ok(TagFilter::Or(parts)),
-        body::FILTER_NOT => {
-            let [part] = <[TagFilter; 1]>::try_from(parts)
-                .map_err(|_| malformed("a negation does not have one part"))?;
-            Ok(TagFilter::Not(Box::new(part)))
-        }
-        body::FILTER_TEST => Ok(TagFilter::Test {
-            tag,
-            test: test_of(test, values, inclusive)?,
-        }),
-        _ => Err(malformed("a filter is of an unknown kind")),
-    }
-}
-
-fn test_of(test: u32, values: Vec<Vec<u8>>, inclusive: bool) -> Result<TagTest, DecodeError> {
-    match test {
-        body::TEST_IS_NULL => return Ok(TagTest::IsNull),
-        body::TEST_ONE_OF => return Ok(TagTest::OneOf(values)),
-        _ => {}
-    }
-    let [value] = <[Vec<u8>; 1]>::try_from(values)
-        .map_err(|_| malformed("a test does not have one value"))?;
-    match test {
-        body::TEST_BELOW => Ok(TagTest::Below { value, inclusive }),
-        body::TEST_ABOVE => Ok(TagTest::Above { value, inclusive }),
-        body::TEST_PREFIX => Ok(TagTest::Prefix(value)),
-        body::TEST_MATCHES => Ok(TagTest::Matches(
-            String::from_utf8(value).map_err(|_| malformed("a pattern is not UTF-8"))?,
-        )),
-        _ => Err(malformed("a test is of an unknown kind")),
-    }
 }
 
 fn body_parent(parent: &Parent) -> body::Parent {
