@@ -136,11 +136,15 @@ impl Model {
         self.history.push((self.revision, event));
     }
 
-    fn can_put(&self, request: &PbPutRequest) -> Answer<()> {
+    fn has_key(&self, request: &PbPutRequest) -> Answer<()> {
         let there = self.state_at(self.revision).contains_key(&request.key);
         if (request.ignore_value || request.ignore_lease) && !there {
             return Err(Refusal::KeyNotFound);
         }
+        Ok(())
+    }
+
+    fn has_lease(&self, request: &PbPutRequest) -> Answer<()> {
         if request.lease != 0 && !self.leases.contains_key(&request.lease) {
             return Err(Refusal::LeaseNotFound);
         }
@@ -225,7 +229,7 @@ impl Model {
     fn txn(&mut self, request: &PbTxnRequest) -> Answer<PbTxnResponse> {
         let before = self.clone();
         before.check(request, &|model, op| match op {
-            PbTxnOpRequest::RequestPut(put) => model.can_put(put),
+            PbTxnOpRequest::RequestPut(put) => model.has_key(put).and(model.has_lease(put)),
             _ => Ok(()),
         })?;
         before.check(request, &|model, op| match op {
@@ -549,7 +553,8 @@ impl Twin {
                 assert_eq!(refusal(range(&view, &request)), self.model.range(&request));
             }
             Step::Put(request) => {
-                let allowed = self.model.can_put(&request);
+                let allowed = self.model.has_lease(&request);
+                let allowed = allowed.and(self.model.has_key(&request));
                 let began_at = self.model.revision;
                 let expected = allowed.map(|()| self.model.put(began_at, &request));
                 assert_eq!(self.write(|writer| writer.put(&request)), expected);
