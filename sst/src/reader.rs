@@ -45,7 +45,7 @@ use crate::predicate::{ScanSpec, TagMatcher};
 use fetch::{Source, Stretch};
 use fields::Projection;
 use plan::Planner;
-use scan::Scan;
+use scan::{Scan, UnitSizes};
 pub use series::{FileSeries, TagValues};
 use sparse::Tail;
 pub use tails::TailCache;
@@ -148,7 +148,15 @@ impl SstFile {
         self: &Arc<Self>,
         spec: &ScanSpec,
     ) -> BoxStream<'static, Result<SortedBatch, SstError>> {
-        match self.begin(spec) {
+        self.scan_in(spec, UnitSizes::USUAL)
+    }
+
+    fn scan_in(
+        self: &Arc<Self>,
+        spec: &ScanSpec,
+        sizes: UnitSizes,
+    ) -> BoxStream<'static, Result<SortedBatch, SstError>> {
+        match self.begin(spec, sizes) {
             Ok(scan) => stream::try_unfold(scan, |mut scan| async move {
                 Ok(scan.next().await?.map(|batch| (batch, scan)))
             })
@@ -157,7 +165,7 @@ impl SstFile {
         }
     }
 
-    fn begin(self: &Arc<Self>, spec: &ScanSpec) -> Result<Scan, SstError> {
+    fn begin(self: &Arc<Self>, spec: &ScanSpec, sizes: UnitSizes) -> Result<Scan, SstError> {
         let matcher = Arc::new(TagMatcher::new(&spec.tags)?);
         let key = &self.entry.key;
         let projection = Projection::new(key, &self.body.parquet, self.time_leaf(), &spec.fields)?;
@@ -179,7 +187,7 @@ impl SstFile {
             bounds: bounds.unwrap_or_default(),
             next: if nothing { self.group_count() } else { 0 },
         };
-        Ok(Scan::new(self.clone(), projection, planner))
+        Ok(Scan::new(self.clone(), projection, planner, sizes))
     }
 
     /// The part of a hash range for which the entry says that this file answers.

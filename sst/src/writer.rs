@@ -8,18 +8,19 @@
 //!    bytes up.
 //!
 //! Rooms: `columns` (schema of the Parquet file, encodings), `encoder` (row groups), `tags` (runs of
-//! tag values).
+//! tag values), `fields` (statistics of whole fields).
 //!
 //! CPU and memory only: the whole file is one buffer that the caller puts into the store at once.
 //! Never here: a store, a clock, a name for the file.
 
 mod columns;
 mod encoder;
+mod fields;
 mod tags;
 
 use std::sync::Arc;
 
-use arrow::array::Array;
+use arrow::array::{Array, ArrayRef};
 use auxo_proto::ids::{ColumnId, Seq, TableId, TabletId, TenantId, Term};
 use auxo_proto::schema::{HashRange, MergeMode, TableSchema};
 use bytes::Bytes;
@@ -114,7 +115,6 @@ impl SstWriter {
         Self {
             index: IndexBuilder::new(
                 spec.schema.tags().map(|tag| tag.id).collect(),
-                &fields,
                 may_repeat_times,
             ),
             spec,
@@ -136,9 +136,6 @@ impl SstWriter {
             let times = &batch.time[batch.slice_rows(index)];
             self.index.push_series(&series.key, series.hash, times)?;
         }
-        for (index, array) in batch.fields.iter().enumerate() {
-            self.index.push_field(index, array);
-        }
         match &mut self.encoder {
             Some(encoder) => encoder.write(batch),
             None => {
@@ -159,11 +156,12 @@ impl SstWriter {
 
     /// Roughly the size that the file would have if it were finished now.
     pub fn bytes_so_far(&self) -> usize {
+        let size = |array: &ArrayRef| array.to_data().get_slice_memory_size().unwrap_or(0);
         let held: usize = self
             .held_back
             .iter()
             .flat_map(|batch| &batch.fields)
-            .map(|array| array.get_array_memory_size())
+            .map(size)
             .sum();
         let written = self.encoder.as_ref().map_or(held, Encoder::bytes);
         written + self.index.expected_bytes()
@@ -184,14 +182,14 @@ impl SstWriter {
         let Some(encoder) = self.encoder else {
             return Err(SstError::encode("the encoder is gone"));
         };
-        let mut file = encoder.finish()?;
+        let (mut file, fields) = encoder.finish(rows)?;
         file.flush().map_err(SstError::encode)?;
         let data_length = file.bytes_written();
         let sums: Vec<u8> = file.inner()[..data_length]
             .chunks(SUM_BLOCK as usize)
             .flat_map(|block| crc32c::crc32c(block).to_le_bytes())
             .collect();
-        let index = self.index.finish(self.layout.sparse_series_min)?;
+        let index = self.index.finish(fields, self.layout.sparse_series_min)?;
         let mut directory = Sections::default();
         for (name, bytes) in [
             (sections::POSTINGS, index.postings),
@@ -251,7 +249,8 @@ impl SstWriter {
         let schema = columns::arrow_schema(&self.spec.schema, &self.fields)?;
         let table = &self.spec.schema;
         let properties = columns::properties(table, &self.fields, &held_back, self.layout)?;
-        let mut encoder = Encoder::new(schema, properties, table.tags().count(), self.layout)?;
+        let tags = table.tags().count();
+        let mut encoder = Encoder::new(schema, properties, tags, &self.fields, self.layout)?;
         for batch in &held_back {
             encoder.write(batch)?;
         }
@@ -302,3 +301,6 @@ fn key_values(spec: &FileSpec, directory: &Sections) -> [(&'static str, String);
         (keys::SECTIONS, directory.to_string()),
     ]
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,36 +1,24 @@
 //! Collects the side index while rows are written.
 //!
-//! Costs a few comparisons a row: whether the step of the times goes on, and what `min` and `max`
-//! of a batch of each field are. Everything else happens per series.
+//! Costs a comparison or two a row: whether the times rise and their step goes on. Everything else
+//! happens per series.
 
-use arrow::array::{Array, ArrayRef, ArrowPrimitiveType, AsArray, PrimitiveArray};
-use arrow::compute::{max, min};
-use arrow::datatypes::{
-    Date32Type, Float32Type, Float64Type, Int8Type, Int16Type, Int32Type, Int64Type,
-    TimestampNanosecondType, UInt8Type, UInt16Type, UInt32Type, UInt64Type,
-};
 use auxo_proto::ids::ColumnId;
 use auxo_proto::key;
-use auxo_proto::schema::{Column, ColumnType, HashRange};
+use auxo_proto::schema::HashRange;
 
 use super::blocks::{self, SeriesEntry};
 use super::heads::{BlockHead, FieldHead, Heads, TagHead};
 use super::postings;
 use crate::error::SstError;
 use crate::format::{BLOCK_SERIES, SPARSE_ROWS};
-use crate::predicate::Bound;
 
-/// Largest integer up to which f64 counts by ones.
-const EXACT_MAX: f64 = (1_u64 << 53) as f64;
-
-/// Every series written so far, and the fields' statistics.
+/// Every series written so far.
 pub(crate) struct IndexBuilder {
     tags: Vec<ColumnId>,
     keys: Vec<u8>,
     ends: Vec<usize>,
     entries: Vec<SeriesEntry>,
-    fields: Vec<FieldHead>,
-    types: Vec<ColumnType>,
     rows: u64,
     may_repeat_times: bool,
     /// Whether all keys are text, so that tag columns hold exactly what the keys hold.
@@ -45,23 +33,14 @@ pub(crate) struct BuiltIndex {
 }
 
 impl IndexBuilder {
-    /// * `tags`: in declared order; `may_repeat_times`: whether two rows of a series may have one time (`append`).
-    pub(crate) fn new(tags: Vec<ColumnId>, fields: &[Column], may_repeat_times: bool) -> Self {
-        let head = |column: &Column| FieldHead {
-            column: column.id,
-            nulls: 0,
-            nan: false,
-            infinite: false,
-            large_sum: false,
-            range: None,
-        };
+    /// * `tags`: in declared order; `may_repeat_times`: whether two rows of a series may have one
+    ///   time (`append`).
+    pub(crate) fn new(tags: Vec<ColumnId>, may_repeat_times: bool) -> Self {
         Self {
             tags,
             keys: Vec::new(),
             ends: Vec::new(),
             entries: Vec::new(),
-            fields: fields.iter().map(head).collect(),
-            types: fields.iter().map(|column| column.ty).collect(),
             rows: 0,
             may_repeat_times,
             text: true,
@@ -108,7 +87,7 @@ impl IndexBuilder {
         let (entry, rest) = match (order, self.entries.last_mut()) {
             (Some(std::cmp::Ordering::Equal), Some(entry)) if entry.hash == hash => (entry, times),
             (Some(std::cmp::Ordering::Less) | None, _) => {
-                self.text &= is_text(key);
+                self.text &= self.check_key(key)?;
                 self.keys.extend_from_slice(key);
                 self.ends.push(self.keys.len());
                 self.entries.push(SeriesEntry {
@@ -130,30 +109,19 @@ impl IndexBuilder {
         Ok(())
     }
 
-    /// Takes the values of one field of the next rows.
-    pub(crate) fn push_field(&mut self, index: usize, array: &ArrayRef) {
-        let head = &mut self.fields[index];
-        head.nulls += array.null_count() as u64;
-        match self.types[index] {
-            ColumnType::Int8 => integers::<Int8Type>(head, array, Bound::I64),
-            ColumnType::Int16 => integers::<Int16Type>(head, array, Bound::I64),
-            ColumnType::Int32 => integers::<Int32Type>(head, array, Bound::I64),
-            ColumnType::Int64 => integers::<Int64Type>(head, array, Bound::I64),
-            ColumnType::Date => integers::<Date32Type>(head, array, Bound::I64),
-            ColumnType::Timestamp(_) => {
-                integers::<TimestampNanosecondType>(head, array, Bound::I64);
-            }
-            ColumnType::UInt8 => integers::<UInt8Type>(head, array, Bound::U64),
-            ColumnType::UInt16 => integers::<UInt16Type>(head, array, Bound::U64),
-            ColumnType::UInt32 => integers::<UInt32Type>(head, array, Bound::U64),
-            ColumnType::UInt64 => integers::<UInt64Type>(head, array, Bound::U64),
-            ColumnType::Float32 => floats::<Float32Type>(head, array),
-            ColumnType::Float64 => floats::<Float64Type>(head, array),
-            ColumnType::Bool
-            | ColumnType::String
-            | ColumnType::Binary
-            | ColumnType::Decimal { .. } => {}
+    /// * returns: whether every tag value of the key is UTF-8.
+    /// * errors: [`SstError::Rows`] when it breaks its grammar or has more tags than the table.
+    fn check_key(&self, series_key: &[u8]) -> Result<bool, SstError> {
+        let (mut tags, mut text) = (0, true);
+        for value in key::decode(series_key) {
+            let value = value.map_err(|malformed| SstError::rows(malformed.to_string()))?;
+            text &= value.is_none_or(|value| std::str::from_utf8(&value).is_ok());
+            tags += 1;
         }
+        if tags > self.tags.len() {
+            return Err(SstError::rows("a key with more tags than the table has"));
+        }
+        Ok(text)
     }
 
     /// Earliest and latest time of all rows; `None` without rows.
@@ -164,13 +132,13 @@ impl IndexBuilder {
     }
 
     /// Encodes the index; in the sparse form only from that many series on.
-    pub(crate) fn finish(mut self, sparse_series_min: usize) -> Result<BuiltIndex, SstError> {
-        for field in &mut self.fields {
-            let values = (self.rows - field.nulls) as f64;
-            field.large_sum = field
-                .range
-                .is_some_and(|(min, max)| magnitude(min).max(magnitude(max)) * values >= EXACT_MAX);
-        }
+    ///
+    /// * `fields`: what the encoder saw of them.
+    pub(crate) fn finish(
+        self,
+        fields: Vec<FieldHead>,
+        sparse_series_min: usize,
+    ) -> Result<BuiltIndex, SstError> {
         let series = self.entries.len();
         let sparse =
             self.text && series >= sparse_series_min && self.rows < SPARSE_ROWS * series as u64;
@@ -217,7 +185,7 @@ impl IndexBuilder {
             },
             blocks,
             tags,
-            fields: self.fields,
+            fields,
         };
         Ok(BuiltIndex {
             heads,
@@ -225,15 +193,6 @@ impl IndexBuilder {
             series: stored,
         })
     }
-}
-
-/// Whether every tag value of the key is UTF-8. Marks are ASCII, so a key that is text as a whole
-/// needs no second look.
-fn is_text(series_key: &[u8]) -> bool {
-    let is_utf8 = |value: &[u8]| std::str::from_utf8(value).is_ok();
-    is_utf8(series_key)
-        || key::decode(series_key)
-            .all(|value| value.is_ok_and(|value| value.is_none_or(|value| is_utf8(&value))))
 }
 
 /// Appends rows to a series, following whether their step goes on.
@@ -259,88 +218,12 @@ fn extend(entry: &mut SeriesEntry, times: &[i64], may_repeat: bool) -> Result<()
     Ok(())
 }
 
-fn integers<T>(head: &mut FieldHead, array: &ArrayRef, bound: fn(Wide<T>) -> Bound)
-where
-    T: ArrowPrimitiveType,
-    T::Native: Into<Wide<T>>,
-    T: Widens,
-{
-    let array: &PrimitiveArray<T> = array.as_primitive();
-    if let Some((low, high)) = min(array).zip(max(array)) {
-        widen(head, bound(low.into()), bound(high.into()));
-    }
-}
-
-/// The 64-bit integer in which values of the type are compared.
-trait Widens {
-    type Wide;
-}
-
-type Wide<T> = <T as Widens>::Wide;
-
-macro_rules! widens {
-    ($wide:ty: $($arrow:ty)*) => { $(impl Widens for $arrow { type Wide = $wide; })* };
-}
-widens!(i64: Int8Type Int16Type Int32Type Int64Type Date32Type TimestampNanosecondType);
-widens!(u64: UInt8Type UInt16Type UInt32Type UInt64Type);
-
-fn floats<T>(head: &mut FieldHead, array: &ArrayRef)
-where
-    T: ArrowPrimitiveType,
-    T::Native: Into<f64>,
-{
-    let array: &PrimitiveArray<T> = array.as_primitive();
-    let Some((low, high)) = min(array).zip(max(array)) else {
-        return;
-    };
-    let (mut low, mut high): (f64, f64) = (low.into(), high.into());
-    if low.is_nan() || high.is_nan() {
-        head.nan = true;
-        let finite = || array.iter().flatten().map(Into::<f64>::into);
-        low = finite().fold(f64::NAN, f64::min);
-        high = finite().fold(f64::NAN, f64::max);
-        if low.is_nan() {
-            return;
-        }
-    }
-    head.infinite |= low.is_infinite() || high.is_infinite();
-    widen(head, Bound::F64(low), Bound::F64(high));
-}
-
-fn widen(head: &mut FieldHead, low: Bound, high: Bound) {
-    let (old_low, old_high) = head.range.unwrap_or((low, high));
-    let low = if low < old_low { low } else { old_low };
-    let high = if high > old_high { high } else { old_high };
-    head.range = Some((low, high));
-}
-
-fn magnitude(bound: Bound) -> f64 {
-    match bound {
-        Bound::I64(value) => value.unsigned_abs() as f64,
-        Bound::U64(value) => value as f64,
-        Bound::F64(value) => value.abs(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use arrow::array::{Float64Array, Int8Array};
-    use auxo_proto::schema::ColumnKind;
-    use std::sync::Arc;
-
-    fn column(ty: ColumnType) -> Column {
-        Column {
-            id: ColumnId(7),
-            name: "v".into(),
-            kind: ColumnKind::Field,
-            ty,
-            nullable: true,
-        }
-    }
 
     fn steps(pieces: &[&[i64]], may_repeat: bool) -> Result<SeriesEntry, SstError> {
-        let mut index = IndexBuilder::new(Vec::new(), &[], may_repeat);
+        let mut index = IndexBuilder::new(vec![ColumnId(1)], may_repeat);
         for piece in pieces {
             index.push_series(b"\x02a\x00", 1, piece)?;
         }
@@ -370,37 +253,15 @@ mod tests {
         assert!(steps(&[&[5], &[5]], false).is_err());
         assert!(steps(&[&[5, 4]], true).is_err());
         assert!(steps(&[&[]], true).is_err());
-        let mut index = IndexBuilder::new(Vec::new(), &[], false);
-        index.push_series(b"b", 1, &[1]).unwrap();
-        assert!(index.push_series(b"a", 1, &[1]).is_err());
-        assert!(index.push_series(b"b", 2, &[2]).is_err());
-    }
-
-    #[test]
-    fn field_heads_see_nan_infinity_and_extremes() {
-        let floats = [column(ColumnType::Float64)];
-        let mut index = IndexBuilder::new(Vec::new(), &floats, false);
-        let push = |index: &mut IndexBuilder, values: Vec<Option<f64>>| {
-            index.push_field(0, &(Arc::new(Float64Array::from(values)) as ArrayRef));
-        };
-        push(&mut index, vec![Some(f64::NAN), None]);
-        assert_eq!((index.fields[0].range, index.fields[0].nan), (None, true));
-        push(&mut index, vec![Some(-f64::NAN), Some(2.0), Some(-3.0)]);
-        push(&mut index, vec![Some(f64::INFINITY)]);
-        let head = &index.fields[0];
-        assert_eq!(
-            head.range,
-            Some((Bound::F64(-3.0), Bound::F64(f64::INFINITY)))
-        );
-        assert!(head.infinite && head.nulls == 1);
-
-        let bytes = [column(ColumnType::Int8)];
-        let mut index = IndexBuilder::new(Vec::new(), &bytes, false);
-        let array = Int8Array::from(vec![Some(-128), None, Some(127)]);
-        index.push_field(0, &(Arc::new(array) as ArrayRef));
-        assert_eq!(
-            index.fields[0].range,
-            Some((Bound::I64(-128), Bound::I64(127)))
+        let mut index = IndexBuilder::new(vec![ColumnId(1)], false);
+        index.push_series(b"\x02b\x00", 1, &[1]).unwrap();
+        assert!(index.push_series(b"\x02a\x00", 1, &[1]).is_err());
+        assert!(index.push_series(b"\x02b\x00", 2, &[2]).is_err());
+        assert!(index.push_series(b"\x02c", 1, &[1]).is_err());
+        assert!(
+            index
+                .push_series(b"\x02c\x00\x01\x02d\x00", 1, &[1])
+                .is_err()
         );
     }
 }

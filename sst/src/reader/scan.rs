@@ -34,20 +34,34 @@ use crate::error::SstError;
 use crate::format::PAGE_ROWS;
 use crate::predicate::TimeRange;
 
-/// Pages of the first unit; a point query needs no more, a LIMIT wastes little.
-const FIRST_UNIT_BYTES: u64 = 1024 * 1024;
-/// Pages of each later unit.
-const UNIT_BYTES: u64 = 8 * 1024 * 1024;
-/// Most row groups of a unit.
-const UNIT_GROUPS: usize = 64;
-/// Up to this size pages are fetched before it is known whether all of them are needed.
-const EAGER_BYTES: u64 = 1024 * 1024;
+/// How much a scan fetches at once; other than the usual only in tests, which then need less data.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct UnitSizes {
+    /// Pages of the first unit: a point query needs no more, a LIMIT wastes little.
+    pub(super) first_bytes: u64,
+    /// Pages of each later unit.
+    pub(super) bytes: u64,
+    /// Most row groups of a unit.
+    pub(super) groups: usize,
+    /// Up to this size pages are fetched before it is known whether all of them are needed.
+    pub(super) eager_bytes: u64,
+}
+
+impl UnitSizes {
+    pub(super) const USUAL: Self = Self {
+        first_bytes: 1024 * 1024,
+        bytes: 8 * 1024 * 1024,
+        groups: 64,
+        eager_bytes: 1024 * 1024,
+    };
+}
 
 /// State of one scan.
 pub(super) struct Scan {
     file: Arc<SstFile>,
     projection: Arc<Projection>,
     planner: Planner,
+    sizes: UnitSizes,
     unit_bytes: u64,
     ready: VecDeque<Reading>,
     ahead: Ahead,
@@ -90,12 +104,18 @@ struct SeriesReading {
 }
 
 impl Scan {
-    pub(super) fn new(file: Arc<SstFile>, projection: Projection, planner: Planner) -> Self {
+    pub(super) fn new(
+        file: Arc<SstFile>,
+        projection: Projection,
+        planner: Planner,
+        sizes: UnitSizes,
+    ) -> Self {
         Self {
             file,
             projection: Arc::new(projection),
             planner,
-            unit_bytes: FIRST_UNIT_BYTES,
+            sizes,
+            unit_bytes: sizes.first_bytes,
             ready: VecDeque::new(),
             ahead: Ahead::Nothing,
             batches: 0,
@@ -157,7 +177,7 @@ impl Scan {
     ) -> Result<Option<BoxFuture<'static, Result<Vec<Reading>, SstError>>>, SstError> {
         let mut groups = Vec::new();
         let mut bytes = 0;
-        while bytes < self.unit_bytes && groups.len() < UNIT_GROUPS {
+        while bytes < self.unit_bytes && groups.len() < self.sizes.groups {
             let Some(plan) = self.planner.next(&self.file)? else {
                 break;
             };
@@ -165,14 +185,14 @@ impl Scan {
             bytes += group.needs().map(|need| need.end - need.start).sum::<u64>();
             groups.push(group);
         }
-        self.unit_bytes = UNIT_BYTES;
+        self.unit_bytes = self.sizes.bytes;
         if groups.is_empty() {
             return Ok(None);
         }
         let (file, projection) = (self.file.clone(), self.projection.clone());
-        let time = self.planner.time;
+        let (time, eager) = (self.planner.time, self.sizes.eager_bytes);
         Ok(Some(
-            async move { read(&file, &projection, time, groups).await }.boxed(),
+            async move { read(&file, &projection, time, eager, groups).await }.boxed(),
         ))
     }
 }
@@ -287,6 +307,7 @@ async fn read(
     file: &SstFile,
     projection: &Projection,
     time: TimeRange,
+    eager_bytes: u64,
     mut groups: Vec<Group>,
 ) -> Result<Vec<Reading>, SstError> {
     let of_times = |group: &Group| group.times.iter().flat_map(|w| w.needs.clone()).collect();
@@ -294,7 +315,7 @@ async fn read(
     let mut needs: Vec<Range<u64>> = groups.iter().flat_map::<Vec<_>, _>(of_times).collect();
     let fields: Vec<Range<u64>> = groups.iter().flat_map::<Vec<_>, _>(of_fields).collect();
     let size: u64 = fields.iter().map(|need| need.end - need.start).sum();
-    if size <= EAGER_BYTES || !groups.iter().any(Group::has_edges) {
+    if size <= eager_bytes || !groups.iter().any(Group::has_edges) {
         needs.extend(fields);
     }
     let mut stretches = file.data(&needs).await?;

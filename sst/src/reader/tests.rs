@@ -30,8 +30,28 @@ async fn stored(bytes: Bytes, entry: &FileEntry) -> Arc<dyn ObjectStore> {
 }
 
 async fn scan(file: &Arc<SstFile>, spec: &ScanSpec) -> Result<Vec<Row>, SstError> {
-    let batches: Vec<SortedBatch> = file.scan(spec).try_collect().await?;
+    scan_in(file, spec, UnitSizes::USUAL).await
+}
+
+async fn scan_in(
+    file: &Arc<SstFile>,
+    spec: &ScanSpec,
+    sizes: UnitSizes,
+) -> Result<Vec<Row>, SstError> {
+    let batches: Vec<SortedBatch> = file.scan_in(spec, sizes).try_collect().await?;
     Ok(model::rows(&batches, &spec.fields))
+}
+
+/// Units of one row group or a few, with pages fetched eagerly or not.
+fn unit_sizes() -> impl Strategy<Value = UnitSizes> {
+    let small = (1..2_000_u64, 1..2_000_u64, 1..4_usize, any::<bool>());
+    let small = small.prop_map(|(first_bytes, bytes, groups, eager)| UnitSizes {
+        first_bytes,
+        bytes,
+        groups,
+        eager_bytes: if eager { 100 } else { 0 },
+    });
+    prop_oneof![1 => Just(UnitSizes::USUAL), 3 => small]
 }
 
 fn everything(fields: &FieldSet) -> ScanSpec {
@@ -110,6 +130,7 @@ proptest! {
         specs in proptest::collection::vec((time_range(), tag_filter(), any::<(u32, u32)>(), any::<[bool; 3]>()), 3),
         entry_range in any::<(u32, bool)>(),
         sparse in any::<bool>(),
+        sizes in unit_sizes(),
     ) {
         let (schema, fields) = model::table(tags, &types);
         let batches = model::batches(&rows, &fields, &cuts);
@@ -143,7 +164,7 @@ proptest! {
                     bounds: Vec::new(),
                 };
                 let expected = model::scanned(&rows, &fields, range, &spec);
-                assert_eq!(scan(&file, &spec).await.unwrap(), expected, "{spec:?}");
+                assert_eq!(scan_in(&file, &spec, sizes).await.unwrap(), expected, "{spec:?}");
                 check_index(&file, &rows, range, &spec).await;
             }
         });
@@ -321,7 +342,7 @@ fn a_flipped_bit_anywhere_is_an_error_that_names_the_file() {
         };
         block_on(async {
             assert_eq!(read(bytes.to_vec()).await.unwrap(), rows);
-            for at in (0..bytes.len()).step_by(3) {
+            for at in (0..bytes.len()).step_by(7) {
                 let mut damaged = bytes.to_vec();
                 damaged[at] ^= 1 << (at % 8);
                 match read(damaged).await {

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef};
 use arrow::datatypes::{Field, SchemaRef};
+use auxo_proto::schema::Column;
 use bytes::Bytes;
 use parquet::arrow::ArrowSchemaConverter;
 use parquet::arrow::arrow_writer::{ArrowColumnWriter, ArrowRowGroupWriterFactory, compute_leaves};
@@ -11,11 +12,13 @@ use parquet::errors::ParquetError;
 use parquet::file::properties::WriterProperties;
 use parquet::file::writer::SerializedFileWriter;
 
+use super::fields::FieldStatistics;
 use super::tags::{self, TagRuns};
 use super::{Layout, columns};
 use crate::batch::SortedBatch;
 use crate::error::SstError;
 use crate::format::SPARSE_ROWS;
+use crate::index::FieldHead;
 
 /// The Parquet file in the making, once the encodings are chosen.
 pub(super) struct Encoder {
@@ -24,6 +27,7 @@ pub(super) struct Encoder {
     schema: SchemaRef,
     columns: Vec<ArrowColumnWriter>,
     tags: Vec<TagRuns>,
+    fields: Vec<FieldStatistics>,
     /// Series of the last row, if it is in this row group.
     last_key: Option<Bytes>,
     /// Rows and series of the row group that is being written.
@@ -37,6 +41,7 @@ impl Encoder {
         schema: SchemaRef,
         properties: WriterProperties,
         tags: usize,
+        fields: &[Column],
         layout: Layout,
     ) -> Result<Self, SstError> {
         let parquet_schema = ArrowSchemaConverter::new()
@@ -53,6 +58,7 @@ impl Encoder {
             schema,
             columns,
             tags: (0..tags).map(|_| TagRuns::default()).collect(),
+            fields: fields.iter().map(FieldStatistics::new).collect(),
             last_key: None,
             rows: 0,
             series: 0,
@@ -72,6 +78,9 @@ impl Encoder {
     }
 
     pub(super) fn write(&mut self, batch: &SortedBatch) -> Result<(), SstError> {
+        for (field, array) in self.fields.iter_mut().zip(&batch.fields) {
+            field.look(array);
+        }
         let (mut at, mut series) = (0, 0);
         while at < batch.rows() {
             let room = self.layout.page_rows - self.rows % self.layout.page_rows;
@@ -81,7 +90,7 @@ impl Encoder {
                 let count = rows.end.min(end) - rows.start.max(at);
                 let key = &batch.series[series].key;
                 let goes_on = self.last_key.as_ref() == Some(key);
-                tags::push(&mut self.tags, key, count, goes_on)?;
+                tags::push(&mut self.tags, key, count, goes_on).map_err(SstError::encode)?;
                 self.series += usize::from(!goes_on);
                 self.last_key = Some(key.clone());
                 if rows.end > end {
@@ -101,12 +110,18 @@ impl Encoder {
 
     /// Closes the last row group.
     ///
-    /// * returns: the file, to which sections and footer are still to be added.
-    pub(super) fn finish(mut self) -> Result<SerializedFileWriter<Vec<u8>>, SstError> {
+    /// * `rows`: of the whole file.
+    /// * returns: the file, to which sections and footer are still to be added, and what is known
+    ///   of its fields.
+    pub(super) fn finish(
+        mut self,
+        rows: u64,
+    ) -> Result<(SerializedFileWriter<Vec<u8>>, Vec<FieldHead>), SstError> {
         if self.rows > 0 {
             self.close_row_group().map_err(SstError::encode)?;
         }
-        Ok(self.file)
+        let heads = self.fields.into_iter().map(|field| field.finish(rows));
+        Ok((self.file, heads.collect()))
     }
 
     fn write_columns(
@@ -154,7 +169,11 @@ impl Encoder {
                 }
                 continue;
             }
-            column.close()?.append_to_row_group(&mut group)?;
+            let chunk = column.close()?;
+            if let Some(field) = index.checked_sub(self.tags.len() + 1) {
+                self.fields[field].add(chunk.close().metadata.statistics());
+            }
+            chunk.append_to_row_group(&mut group)?;
         }
         group.close()?;
         (self.rows, self.series) = (0, 0);

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use arrow::array::{ArrayRef, DictionaryArray, Int32Array, StringArray};
 use arrow::datatypes::Int32Type;
-use auxo_proto::key;
+use auxo_proto::key::{self, MalformedKey};
 use bytes::Bytes;
 use parquet::basic::{Compression, Encoding, ZstdLevel};
 use parquet::bloom_filter::Sbbf;
@@ -24,7 +24,6 @@ use parquet::file::writer::{SerializedPageWriter, TrackedWrite};
 use parquet::schema::types::ColumnDescPtr;
 
 use super::columns::{DICTIONARY_BYTES_MAX, STATISTICS_BYTES_MAX, ZSTD_LEVEL};
-use crate::error::SstError;
 use crate::format::put_u64;
 
 /// With fewer rows a run than this, bit-packed indices are shorter than runs.
@@ -255,25 +254,21 @@ fn put_runs(out: &mut Vec<u8>, width: u32, runs: impl Iterator<Item = (u32, usiz
 /// Appends the next rows of one series to the runs of all tags.
 ///
 /// * `goes_on`: the rows before in this row group were of the same series.
-/// * errors: [`SstError::Rows`] when the key breaks its grammar or has more tags than the table.
+/// * errors: a key that breaks its grammar.
 pub(super) fn push(
     tags: &mut [TagRuns],
     series_key: &[u8],
     rows: usize,
     goes_on: bool,
-) -> Result<(), SstError> {
+) -> Result<(), MalformedKey> {
     if goes_on {
         tags.iter_mut().for_each(|tag| tag.repeat(rows));
         return Ok(());
     }
     let mut values = key::decode(series_key);
     for tag in tags.iter_mut() {
-        let value = values.next().transpose();
-        let value = value.map_err(|malformed| SstError::rows(malformed.to_string()))?;
+        let value = values.next().transpose()?;
         tag.push(value.flatten().as_deref(), rows);
-    }
-    if values.next().is_some() {
-        return Err(SstError::rows("a key with more tags than the table has"));
     }
     Ok(())
 }
