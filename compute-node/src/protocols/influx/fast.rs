@@ -2,7 +2,7 @@
 //!
 //! 1. The bytes up to the first space are the memo's: the series is known, or its tags are read
 //!    once and remembered.
-//! 2. The fields have the names and the order of the table's previous line.
+//! 2. The fields are among those of the table's earlier lines, in their order.
 //! 3. A timestamp or none, then the line's end.
 //!
 //! Wherever a line differs, it is left untouched to the slow road: nothing is appended before the
@@ -24,19 +24,25 @@ impl Parser {
         let table = self.memo.get(number).table;
         let builder = self.tables.builder(run, table)?;
         let known = self.tables.get(table);
-        if known.plan.len() == 0 {
-            return None;
-        }
         let body = run.body;
-        let mut at = start + key_len;
+        let mut at = start + key_len + 1;
+        let (mut place, mut required) = (0, 0);
         run.cells.clear();
-        for (index, (name, field, ty)) in known.plan.iter().enumerate() {
-            let separator = if index == 0 { b' ' } else { b',' };
-            let rest = body[at..].strip_prefix(&[separator])?;
-            let rest = rest.strip_prefix(name)?;
-            let (cell, len) = cell(rest, ty, &self.limits)?;
-            run.cells.push((field, cell));
-            at += 1 + name.len() + len;
+        loop {
+            let (found, field, name_len) = known.plan.find(place, &body[at..])?;
+            place = found + 1;
+            at += name_len;
+            let (cell, len) = cell(&body[at..], field.ty, &self.limits)?;
+            run.cells.push((field.field, cell));
+            required += usize::from(!field.nullable);
+            at += len;
+            if body.get(at) != Some(&b',') {
+                break;
+            }
+            at += 1;
+        }
+        if required < known.required {
+            return None;
         }
         let (time, end) = match body.get(at) {
             Some(b' ') => {

@@ -2,7 +2,7 @@
 //!
 //! 1. Most senders repeat themselves, so a line is first tried on the *fast road* (`fast`): the
 //!    bytes of measurement and tags are looked up in a memo (`memo`), then the fields are expected
-//!    in the order of the table's previous line, and numbers are read eight digits at a time.
+//!    in the order of the table's earlier lines, and numbers are read eight digits at a time.
 //! 2. Whatever is in any way unusual takes the *slow road* (`slow`) for that line only: `lines`
 //!    holds the grammar, and both roads make the same rows (a property test compares them).
 //! 3. A line that names a measurement, tag or field that the caller's catalog does not have is put

@@ -55,16 +55,16 @@ pub(super) struct Table {
     /// Places of the partition columns among the tags.
     partition: Vec<usize>,
     pub(super) fields: Vec<Field>,
-    /// Fields that no row may lack.
-    required: usize,
-    /// Fields of the previous line, in its order.
+    /// Number of fields that no row may lack.
+    pub(super) required: usize,
+    /// Fields of earlier lines, in their order.
     pub(super) plan: Plan,
     /// Number of the body for which `builder` is right.
     body: u64,
     builder: usize,
 }
 
-/// Names and types that the next line is expected to have, in this order.
+/// Fields that the next line is expected to have: these, or some of them, in this order.
 #[derive(Debug, Default)]
 pub(super) struct Plan {
     /// Raw names, each with its `=`.
@@ -72,42 +72,75 @@ pub(super) struct Plan {
     fields: Vec<PlannedField>,
 }
 
+/// A field of a plan.
 #[derive(Clone, Copy, Debug)]
-struct PlannedField {
+pub(super) struct PlannedField {
+    name_start: u32,
     name_end: u32,
-    field: u32,
-    ty: ColumnType,
+    /// Index in [`Table::fields`].
+    pub(super) field: u32,
+    pub(super) ty: ColumnType,
+    pub(super) nullable: bool,
 }
 
 impl Plan {
-    /// Raw name with `=`, index in the table's fields, and type of each field.
-    pub(super) fn iter(&self) -> impl Iterator<Item = (&[u8], u32, ColumnType)> {
-        let mut start = 0;
-        self.fields.iter().map(move |field| {
-            let name = &self.names[start..field.name_end as usize];
-            start = field.name_end as usize;
-            (name, field.field, field.ty)
-        })
+    /// The first field from a place onwards whose raw name and `=` stand at the start of `rest`,
+    /// with its place and the length of both.
+    pub(super) fn find(&self, from: usize, rest: &[u8]) -> Option<(usize, PlannedField, usize)> {
+        for (place, field) in self.fields.iter().enumerate().skip(from) {
+            let name = &self.names[field.name_start as usize..field.name_end as usize];
+            if rest.starts_with(name) {
+                return Some((place, *field, name.len()));
+            }
+        }
+        None
     }
 
-    pub(super) fn len(&self) -> usize {
-        self.fields.len()
-    }
-
-    fn clear(&mut self) {
-        self.names.clear();
-        self.fields.clear();
-    }
-
-    fn push(&mut self, raw_name: &[u8], field: u32, ty: ColumnType) {
+    fn push(&mut self, raw_name: &[u8], field: PlannedField) {
+        let name_start = self.names.len() as u32;
         self.names.extend_from_slice(raw_name);
-        self.names.push(b'=');
-        let name_end = self.names.len() as u32;
         self.fields.push(PlannedField {
-            name_end,
-            field,
-            ty,
+            name_start,
+            name_end: self.names.len() as u32,
+            ..field
         });
+    }
+
+    /// This plan with the fields of another line put in where they stood, or only that line's
+    /// fields if their order is another; `None` if it has them all already.
+    ///
+    /// * `line`: raw names with `=`; each field has a place of its own.
+    fn with(&self, line: &[(Vec<u8>, PlannedField)]) -> Option<Self> {
+        let place_of = |field: u32| self.fields.iter().position(|known| known.field == field);
+        let mut merged = Self::default();
+        let mut at = 0;
+        for (name, field) in line {
+            let until = match place_of(field.field) {
+                Some(place) if place < at => return Some(Self::of(line)),
+                Some(place) => place,
+                None => at,
+            };
+            self.fields[at..until]
+                .iter()
+                .for_each(|known| merged.push(self.name(known), *known));
+            merged.push(name, *field);
+            at = until + usize::from(place_of(field.field).is_some());
+        }
+        self.fields[at..]
+            .iter()
+            .for_each(|known| merged.push(self.name(known), *known));
+        (merged.fields.len() > self.fields.len()).then_some(merged)
+    }
+
+    fn of(line: &[(Vec<u8>, PlannedField)]) -> Self {
+        let mut plan = Self::default();
+        line.iter()
+            .for_each(|(name, field)| plan.push(name, *field));
+        plan
+    }
+
+    fn name(&self, field: &PlannedField) -> &[u8] {
+        &self.names[field.name_start as usize..field.name_end as usize]
     }
 }
 
@@ -197,12 +230,23 @@ impl Table {
         })))
     }
 
-    /// Makes the line's fields what the next line is expected to have.
+    /// Makes the line's fields part of what the next line is expected to have.
     pub(super) fn expect_again(&mut self, line: &Line<'_>, cells: &[(u32, Cell<'_>)]) {
-        self.plan.clear();
-        for (field, (number, _)) in line.fields.iter().zip(cells) {
-            let ty = self.fields[*number as usize].ty;
-            self.plan.push(field.raw_name, *number, ty);
+        let planned = line.fields.iter().zip(cells).map(|(field, &(number, _))| {
+            let Field { ty, nullable, .. } = self.fields[number as usize];
+            let name = [field.raw_name, b"="].concat();
+            let field = PlannedField {
+                name_start: 0,
+                name_end: 0,
+                field: number,
+                ty,
+                nullable,
+            };
+            (name, field)
+        });
+        let planned: Vec<_> = planned.collect();
+        if let Some(plan) = self.plan.with(&planned) {
+            self.plan = plan;
         }
     }
 

@@ -670,8 +670,11 @@ fn line() -> impl Strategy<Value = String> {
             .collect::<String>()
     });
     let fields = proptest::collection::vec(field, 1..4);
-    (tags, fields, time, end)
-        .prop_map(|(tags, fields, time, end)| format!("cpu{tags} {}{time}{end}", fields.join(",")))
+    let cpu = (tags, fields, time, end)
+        .prop_map(|(tags, fields, time, end)| format!("cpu{tags} {}{time}{end}", fields.join(",")));
+    let strict = proptest::sample::subsequence(vec!["idle=1", "must=2i", "up=t"], 1..=3)
+        .prop_map(|fields| format!("strict,host=a {}\n", fields.join(",")));
+    prop_oneof![5 => cpu, 1 => strict]
 }
 
 /// Bodies as senders make them: some lines, again and again, some bytes of them changed.
@@ -745,7 +748,8 @@ fn repeated_lines_take_the_fast_road() {
         line,
         "cpu,host=b usage=-12i,idle=-2e1,up=False,n=0u,note=\"\" 1700000000000000000",
         "cpu,host=a,dc=eu usage=1i,idle=1.5,up=t,n=2u,note=\"x\"\r",
-        "cpu,host=b usage=1i,idle=1,up=t,n=2u,note=\"y\"",
+        "cpu,host=b usage=1i,up=t,note=\"y\"",
+        "cpu,host=b note=\"z\"",
     ]
     .join("\n");
     parser.bodies += 1;
@@ -755,5 +759,44 @@ fn repeated_lines_take_the_fast_road() {
         at = parser.fast_line(&mut run, at).unwrap();
         lines += 1;
     }
-    assert_eq!(lines, 4);
+    assert_eq!(lines, 5);
+}
+
+#[test]
+fn lines_with_other_fields_of_the_table_take_the_fast_road_too() {
+    let catalog = catalog();
+    let mut parser = parser(Limits::default());
+    let request = Request {
+        database: DB,
+        precision: Precision::Nanosecond,
+        now_ns: NOW,
+        table: &|name| catalog.get(name).cloned(),
+    };
+    let mut is_fast = |line: &str| {
+        parser.bodies += 1;
+        let mut run = Run::new(line.as_bytes(), &request, parser.bodies);
+        let fast = parser.fast_line(&mut run, 0).is_some();
+        if !fast {
+            parser.slow_line(&mut run, line.as_bytes(), 1).unwrap();
+        }
+        fast
+    };
+    assert!(!is_fast("cpu usage=1i,up=t"));
+    assert!(!is_fast("cpu usage=1i,idle=1,up=t"), "idle is new");
+    assert!(!is_fast("cpu n=1u,note=\"x\""), "both are new");
+    for line in [
+        "cpu usage=1i,idle=1,up=t",
+        "cpu usage=1i,up=t",
+        "cpu up=t",
+        "cpu n=1u,usage=1i,idle=1",
+        "cpu note=\"x\"",
+    ] {
+        assert!(is_fast(line), "{line}");
+    }
+    assert!(!is_fast("cpu up=t,idle=1"), "another order");
+    assert!(is_fast("cpu up=t,idle=1"));
+    assert!(
+        !is_fast("cpu usage=1i,idle=1"),
+        "that order replaced the first"
+    );
 }
