@@ -40,10 +40,7 @@ impl Disk {
 
     /// Makes the directory if there is none and locks it for this process.
     pub(super) fn lock(&self, dir: &Path) -> Result<Lock, WalError> {
-        std::fs::create_dir_all(dir)?;
-        if let Some(parent) = dir.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-            File::open(parent)?.sync_all()?;
-        }
+        make_dirs(dir)?;
         let mut options = OpenOptions::new();
         let options = options.read(true).write(true).create(true).truncate(false);
         let mut file = options.open(dir.join(LOCK))?;
@@ -136,6 +133,21 @@ impl Disk {
     fn record(&self, step: impl FnOnce(&Tape) -> io::Result<()>) -> io::Result<()> {
         self.tape.as_deref().map_or(Ok(()), step)
     }
+}
+
+/// Makes the directory with those above it, each name durable.
+fn make_dirs(dir: &Path) -> io::Result<()> {
+    let above = dir.ancestors().skip(1);
+    let missing = above.take_while(|above| !above.as_os_str().is_empty() && !above.exists());
+    let made: Vec<&Path> = std::iter::once(dir).chain(missing).collect();
+    std::fs::create_dir_all(dir)?;
+    for made in made {
+        let parent = made
+            .parent()
+            .filter(|parent| !parent.as_os_str().is_empty());
+        File::open(parent.unwrap_or(Path::new(".")))?.sync_all()?;
+    }
+    Ok(())
 }
 
 /// The locked directory; unlocked when dropped, or when the process ends.
