@@ -8,6 +8,8 @@
 //! members: the same entries give the same tables everywhere.
 
 pub(crate) mod compact;
+#[cfg(test)]
+mod golden;
 mod history;
 #[cfg(test)]
 mod model;

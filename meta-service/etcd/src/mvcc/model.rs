@@ -629,7 +629,7 @@ impl Twin {
         for (revision, event) in &expected {
             let kv = event.kv.as_ref().unwrap();
             let before = self.model.state_at(revision - 1).remove(&kv.key);
-            let readable = revision - 1 >= self.model.compacted;
+            let readable = *revision > self.model.compacted;
             let found = point_at(&view, &kv.key, revision - 1).unwrap();
             assert_eq!(found, before.filter(|_| readable));
         }
