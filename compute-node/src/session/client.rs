@@ -19,6 +19,7 @@ use auxo_proto::topology::DatabaseInfo;
 use bytes::Bytes;
 use serde::de::DeserializeOwned;
 use tokio::time::Instant;
+use tonic::transport::Channel;
 
 use super::doors::Doors;
 
@@ -79,22 +80,24 @@ impl MetaClient {
             .unwrap_or_else(|error| unreachable!("a request is plain data: {error}"));
         let request = Bytes::from(request);
         let deadline = Instant::now() + within;
-        self.until(deadline, async |client, left: Duration| {
+        self.until(deadline, |mut client, left| {
             let call = DdlCall {
                 request: request.clone(),
                 deadline_ms: left.as_millis() as u64,
             };
-            let reply = client.ddl(call).await?.into_inner();
-            Ok(match reply.result {
-                Some(ddl_reply::Result::Done(done)) => Call::Answered(changed(done)),
-                Some(ddl_reply::Result::Pending(pending)) => {
-                    let detail = format!("procedure {} goes on", pending.procedure);
-                    Call::Answered(Err(Failure::new(ErrorCode::Timeout, detail)))
-                }
-                Some(ddl_reply::Result::Refused(refused)) => refused_call(refused),
-                Some(ddl_reply::Result::NotLeader(other)) => Call::Elsewhere(other.hint),
-                None => Call::Again(silent("meta answered nothing")),
-            })
+            async move {
+                let reply = client.ddl(call).await?.into_inner();
+                Ok(match reply.result {
+                    Some(ddl_reply::Result::Done(done)) => Call::Answered(changed(done)),
+                    Some(ddl_reply::Result::Pending(pending)) => {
+                        let detail = format!("procedure {} goes on", pending.procedure);
+                        Call::Answered(Err(Failure::new(ErrorCode::Timeout, detail)))
+                    }
+                    Some(ddl_reply::Result::Refused(refused)) => refused_call(refused),
+                    Some(ddl_reply::Result::NotLeader(other)) => Call::Elsewhere(other.hint),
+                    None => Call::Again(silent("meta answered nothing")),
+                })
+            }
         })
         .await?
     }
@@ -109,37 +112,39 @@ impl MetaClient {
         within: Duration,
     ) -> Result<String, Failure> {
         let deadline = Instant::now() + within;
-        self.until(deadline, async |client, _| {
+        self.until(deadline, |mut client, _| {
             let call = AdminCall {
                 verb: verb.to_owned(),
                 target: target.to_owned(),
             };
-            let reply = client.admin(call).await?.into_inner();
-            Ok(match reply.result {
-                Some(admin_reply::Result::Json(json)) => Call::Answered(Ok(json)),
-                Some(admin_reply::Result::Refused(refused)) => refused_call(refused),
-                Some(admin_reply::Result::NotLeader(other)) => Call::Elsewhere(other.hint),
-                None => Call::Again(silent("meta answered nothing")),
-            })
+            async move {
+                let reply = client.admin(call).await?.into_inner();
+                Ok(match reply.result {
+                    Some(admin_reply::Result::Json(json)) => Call::Answered(Ok(json)),
+                    Some(admin_reply::Result::Refused(refused)) => refused_call(refused),
+                    Some(admin_reply::Result::NotLeader(other)) => Call::Elsewhere(other.hint),
+                    None => Call::Again(silent("meta answered nothing")),
+                })
+            }
         })
         .await?
     }
 
     /// Calls until it is answered or the deadline has passed.
-    async fn until<T>(
+    async fn until<T, F>(
         &self,
         deadline: Instant,
-        mut call: impl AsyncFnMut(
-            &mut Generated<tonic::transport::Channel>,
-            Duration,
-        ) -> Result<Call<T>, tonic::Status>,
-    ) -> Result<T, Failure> {
+        mut call: impl FnMut(Generated<Channel>, Duration) -> F,
+    ) -> Result<T, Failure>
+    where
+        F: Future<Output = Result<Call<T>, tonic::Status>>,
+    {
         let mut pause = PAUSE.0;
         loop {
             let (address, channel) = self.doors.next();
             let left = deadline.saturating_duration_since(Instant::now());
-            let mut client = Generated::new(channel);
-            let called = tokio::time::timeout(left + BEYOND, call(&mut client, left)).await;
+            let client = Generated::new(channel);
+            let called = tokio::time::timeout(left + BEYOND, call(client, left)).await;
             let failure = match called {
                 Ok(Ok(Call::Answered(answer))) => return Ok(answer),
                 Ok(Ok(Call::Again(failure))) => failure,
