@@ -106,10 +106,9 @@ impl View {
         };
     }
 
-    /// The connection of a process changed.
-    pub fn observe_stream(&mut self, node: NodeId, boot: &str, stream: Stream) {
+    /// The node's newest connection changed.
+    pub fn observe_stream(&mut self, node: NodeId, stream: Stream) {
         if let Some(seen) = self.nodes.get_mut(&node)
-            && seen.boot == boot
             && seen.stream != Stream::Left
         {
             seen.stream = stream;
@@ -209,14 +208,24 @@ mod tests {
     }
 
     #[test]
-    fn a_process_that_is_gone_cannot_break_the_stream_of_its_successor() {
+    fn a_broken_stream_is_noticed_sooner_and_mended_by_a_hello() {
         let mut view = beating_until(3);
-        view.observe_hello(NODE, "later", vec![], s(4));
-        view.observe_stream(NODE, "boot", Stream::Broken);
-        assert_eq!(view.node(NODE).unwrap().stream, Stream::Open);
-        view.observe_stream(NODE, "later", Stream::Broken);
+        view.observe_stream(NODE, Stream::Broken);
         assert_eq!(view.online().count(), 0);
+        view.observe_hello(NODE, "boot", vec![], s(4));
+        assert_eq!(view.online().count(), 1);
+        view.observe_stream(NODE, Stream::Broken);
+        assert_eq!(view.expire(s(4)), []);
         assert_eq!(view.expire(s(5)), []);
         assert_eq!(view.expire(s(6)), [NODE]);
+    }
+
+    #[test]
+    fn a_node_that_leaves_is_gone_at_once_and_its_stream_cannot_end_twice() {
+        let mut view = beating_until(3);
+        view.observe_stream(NODE, Stream::Left);
+        view.observe_stream(NODE, Stream::Broken);
+        assert_eq!(view.node(NODE).unwrap().stream, Stream::Left);
+        assert_eq!(view.expire(s(3)), [NODE]);
     }
 }

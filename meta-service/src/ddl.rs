@@ -189,8 +189,7 @@ fn satisfied(model: &Model, table: Option<TableId>, database: Option<DatabaseId>
 /// * errors: the failure for the user, naming the column.
 pub fn with_columns(schema: &TableSchema, columns: &[NewColumn]) -> Result<TableSchema, Failure> {
     let mut all = schema.columns.clone();
-    let mut next = schema.next_column_id().0;
-    for column in columns {
+    for (id, column) in (schema.next_column_id().0..).zip(columns) {
         if column.kind == ColumnKind::Time {
             let detail = format!("column {} cannot be a second time column", column.name);
             return Err(Failure::new(ErrorCode::Plan, detail));
@@ -203,13 +202,12 @@ pub fn with_columns(schema: &TableSchema, columns: &[NewColumn]) -> Result<Table
             return Err(Failure::new(ErrorCode::Plan, detail));
         }
         let column = Column {
-            id: ColumnId(next),
+            id: ColumnId(id),
             name: column.name.clone(),
             kind: column.kind,
             ty: column.ty,
             nullable: column.nullable,
         };
-        next += 1;
         let last_tag = all.iter().rposition(|other| other.kind == ColumnKind::Tag);
         match (column.kind, last_tag) {
             (ColumnKind::Tag, Some(last)) => all.insert(last + 1, column),

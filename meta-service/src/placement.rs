@@ -85,3 +85,96 @@ pub fn place(
     }
     chosen
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::keys::Key;
+    use crate::model::change::Change;
+    use crate::model::tests::first_start;
+    use crate::model::values::{
+        Epoch, Incarnation, Replica, Role, Shard, Tablet, Unknown, WalRegion,
+    };
+    use auxo_proto::ids::TabletId;
+
+    const TABLE: TableId = TableId(1);
+
+    /// A model in which these shards are led by these nodes.
+    fn led(shards: &[(u64, u64)]) -> Model {
+        let mut change = Change::new();
+        for (shard, node) in shards {
+            let value = Shard {
+                epoch: Epoch(1),
+                leader: Some(NodeId(*node)),
+                replicas: vec![Replica {
+                    node: NodeId(*node),
+                    role: Role::Leader,
+                    state: ReplicaState::Serving,
+                }],
+                wal: WalRegion {
+                    service: "local".to_owned(),
+                    incarnation: Incarnation(1),
+                },
+                base_seq: 0,
+                parents: Vec::new(),
+                state: ShardLife::Live,
+                unknown: Unknown::default(),
+            };
+            change.put(Key::Shard(ShardId(*shard)), &value);
+        }
+        change.applied_to(&first_start())
+    }
+
+    fn with_tablets(model: &Model, table: TableId, shards: &[u64]) -> Model {
+        let mut change = Change::new();
+        for (shard, id) in shards.iter().zip(1..) {
+            let value = Tablet {
+                lo: 0,
+                hi: 0,
+                shard: ShardId(*shard),
+                unknown: Unknown::default(),
+            };
+            change.put(Key::Tablet(table, TabletId(id)), &value);
+        }
+        change.applied_to(model)
+    }
+
+    fn placed(model: &Model, count: usize, scores: &[(u64, f64)]) -> Vec<u64> {
+        let scores = scores.iter().map(|(node, score)| (NodeId(*node), *score));
+        let shards = place(model, TABLE, count, &scores.collect());
+        shards.into_iter().map(|shard| shard.0).collect()
+    }
+
+    #[test]
+    fn partitions_are_spread_over_nodes_before_shards() {
+        let model = led(&[(1, 1), (2, 1), (3, 2), (4, 2)]);
+        assert_eq!(placed(&model, 4, &[]), [1, 3, 2, 4]);
+        let mut many = placed(&model, 100, &[]);
+        many.sort_unstable();
+        for shard in 1..=4 {
+            assert_eq!(many.iter().filter(|one| **one == shard).count(), 25);
+        }
+    }
+
+    #[test]
+    fn the_less_busy_node_and_the_emptier_shard_come_first() {
+        let model = led(&[(1, 1), (2, 2)]);
+        assert_eq!(placed(&model, 1, &[(1, 0.9), (2, 0.1)]), [2]);
+        let model = with_tablets(&led(&[(1, 1), (2, 1)]), TableId(9), &[1, 1, 2]);
+        assert_eq!(placed(&model, 1, &[]), [2]);
+    }
+
+    #[test]
+    fn tablets_that_come_in_two_parts_lie_as_if_they_came_in_one() {
+        let model = led(&[(1, 1), (2, 2), (3, 3)]);
+        let all = placed(&model, 7, &[]);
+        let first = placed(&model, 3, &[]);
+        let rest = placed(&with_tablets(&model, TABLE, &first), 4, &[]);
+        assert_eq!([first, rest].concat(), all);
+    }
+
+    #[test]
+    fn without_a_shard_there_is_no_place() {
+        assert!(placed(&first_start(), 3, &[]).is_empty());
+    }
+}

@@ -10,11 +10,13 @@
 //! Deciding is pure: [`begin`] and [`decide`] look at the model and say what to do next, so that
 //! any leader, and any test, comes to the same. The loop around them is [`runner`].
 //!
-//! Rooms: [`table`] and [`database`] and [`shard`] (the steps), [`runner`] (the loop).
+//! Rooms: [`table`] and [`database`] and [`shard`] (the steps), [`record`] (what is written beside
+//! them), [`runner`] (the loop).
 //!
 //! Never here, but in the runner: a call to etcd or to a node.
 
 pub mod database;
+pub mod record;
 pub mod runner;
 pub mod shard;
 pub mod table;

@@ -17,12 +17,13 @@ use std::time::Duration;
 
 use auxo_proto::ids::{NodeId, ShardId};
 use auxo_proto::pb::meta::answer::Outcome;
-use auxo_proto::pb::meta::{self, Down, Order, down};
+use auxo_proto::pb::meta::{self, Down, Hello, Order, down};
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
 use crate::cluster::View;
+use crate::cluster::detector::Stream;
 
 /// Messages to one node that are not on their way yet.
 const DOWN_QUEUE: usize = 256;
@@ -30,6 +31,8 @@ const DOWN_QUEUE: usize = 256;
 const ANSWERS: usize = 16;
 /// Time in which an order is taken or furthered, before it is sent again.
 const PATIENCE: Duration = Duration::from_secs(6);
+/// How many deadlines an order gets in all, as long as it makes progress.
+const STRETCH: u32 = 20;
 /// Time in which a sent order is taken.
 const TAKEN_WITHIN: Duration = Duration::from_secs(2);
 
@@ -63,7 +66,7 @@ pub struct Sessions {
     start: Instant,
     /// Never locked over an await.
     view: Mutex<View>,
-    /// Never locked over an await.
+    /// Never locked over an await; before `view`, if both are.
     links: Mutex<HashMap<NodeId, Link>>,
     /// Never locked over an await.
     waiting: Mutex<HashMap<String, mpsc::Sender<Outcome>>>,
@@ -102,21 +105,34 @@ impl Sessions {
     }
 
     /// Makes this the node's stream, in place of an older one, whose queue then ends.
-    fn connect(&self, node: NodeId) -> (u64, mpsc::Receiver<Down>) {
+    fn connect(&self, node: NodeId, hello: &Hello) -> (u64, mpsc::Receiver<Down>) {
         let (down, queue) = mpsc::channel(DOWN_QUEUE);
         let mut links = self.links.lock();
-        let hello = *self.hellos.borrow() + 1;
-        links.insert(node, Link { hello, down });
-        self.hellos.send_replace(hello);
-        (hello, queue)
+        let number = *self.hellos.borrow() + 1;
+        self.view(|view, now| {
+            view.observe_hello(node, &hello.boot, hello.shards.clone(), now);
+        });
+        links.insert(
+            node,
+            Link {
+                hello: number,
+                down,
+            },
+        );
+        self.hellos.send_replace(number);
+        (number, queue)
     }
 
-    /// Forgets the stream, unless the node has a newer one.
-    fn disconnect(&self, node: NodeId, hello: u64) {
+    /// Takes note that a stream broke or leaves, unless the node has a newer one.
+    fn stream_is(&self, node: NodeId, number: u64, stream: Stream) {
         let mut links = self.links.lock();
-        if links.get(&node).is_some_and(|link| link.hello == hello) {
+        if links.get(&node).is_none_or(|link| link.hello != number) {
+            return;
+        }
+        if stream == Stream::Broken {
             links.remove(&node);
         }
+        self.view(|view, _| view.observe_stream(node, stream));
     }
 
     fn link(&self, node: NodeId) -> Option<(u64, mpsc::Sender<Down>)> {
@@ -139,7 +155,9 @@ impl Sessions {
     /// Has a node do something, however often it has to be sent.
     ///
     /// * returns: the shard as it is afterwards, if the node still has it.
-    /// * errors: what the node answered, or that it did not within `deadline` (not permanent).
+    /// * `deadline`: longest time without progress; a node that goes on saying that it is at it gets
+    ///   twenty times as long in all.
+    /// * errors: what the node answered, or that it did not in time (not permanent).
     /// * effects: dropping the future leaves it open whether the node does it.
     pub async fn order(
         &self,
@@ -151,23 +169,24 @@ impl Sessions {
         let shard = ShardId(order.shard);
         let (answers, mut inbox) = mpsc::channel(ANSWERS);
         self.waiting.lock().insert(id.clone(), answers);
-        let sent = self.send_until_answered(node, &order, &mut inbox, deadline);
-        let outcome = tokio::time::timeout(deadline, sent).await;
+        let outcome = self
+            .send_until_answered(node, &order, &mut inbox, deadline)
+            .await;
         self.waiting.lock().remove(&id);
         match outcome {
-            Ok(Outcome::Done(done)) => {
+            Some(Outcome::Done(done)) => {
                 let state = done.shard;
                 self.view(|view, _| view.observe_shard(node, shard, state.clone()));
                 Ok(state)
             }
-            Ok(Outcome::Failed(failed)) => Err(OrderFailure {
+            Some(Outcome::Failed(failed)) => Err(OrderFailure {
                 code: failed.code,
                 detail: failed.detail,
                 permanent: failed.permanent,
                 retry_after: (failed.retry_after_ms > 0)
                     .then(|| Duration::from_millis(failed.retry_after_ms)),
             }),
-            Ok(Outcome::Accepted(_) | Outcome::Progress(_)) | Err(_) => {
+            Some(Outcome::Accepted(_) | Outcome::Progress(_)) | None => {
                 let connected = self.link(node).is_some();
                 let detail = match connected {
                     true => format!("node {node} did not do it in time"),
@@ -178,15 +197,17 @@ impl Sessions {
         }
     }
 
+    /// The answer that ends the order; `None` if its time is over.
     async fn send_until_answered(
         &self,
         node: NodeId,
         order: &Order,
         inbox: &mut mpsc::Receiver<Outcome>,
         deadline: Duration,
-    ) -> Outcome {
+    ) -> Option<Outcome> {
         let mut hellos = self.hellos();
-        let give_up = Instant::now() + deadline;
+        let mut give_up = Instant::now() + deadline;
+        let never_after = Instant::now() + deadline * STRETCH;
         loop {
             hellos.borrow_and_update();
             let link = self.link(node);
@@ -198,19 +219,19 @@ impl Sessions {
                     ..order.clone()
                 };
                 let content = Some(down::Content::Order(order));
-                // A full queue waits; a stream that ends meanwhile is noticed below.
-                let _ = down.send(Down { content }).await;
+                let sent = down.send(Down { content });
+                // A stream that ends while the queue is full is noticed below.
+                let _ = tokio::time::timeout_at(give_up, sent).await.ok()?;
             }
             let mut patience = Instant::now() + TAKEN_WITHIN;
             loop {
                 tokio::select! {
-                    outcome = inbox.recv() => match outcome {
-                        Some(Outcome::Accepted(_) | Outcome::Progress(_)) => {
+                    outcome = inbox.recv() => match outcome? {
+                        Outcome::Accepted(_) | Outcome::Progress(_) => {
                             patience = Instant::now() + PATIENCE;
+                            give_up = never_after.min(Instant::now() + deadline);
                         }
-                        Some(outcome) => return outcome,
-                        // `order` holds the sender in `waiting` as long as this runs.
-                        None => std::future::pending().await,
+                        outcome => return Some(outcome),
                     },
                     _ = hellos.changed() => {
                         let now_on = self.link(node).map(|(hello, _)| hello);
@@ -218,6 +239,7 @@ impl Sessions {
                             break;
                         }
                     }
+                    () = tokio::time::sleep_until(give_up) => return None,
                     () = tokio::time::sleep_until(patience) => break,
                 }
             }

@@ -80,7 +80,7 @@ impl MetaClient {
             .unwrap_or_else(|error| unreachable!("a request is plain data: {error}"));
         let request = Bytes::from(request);
         let deadline = Instant::now() + within;
-        self.until(deadline, |mut client, left: Duration| {
+        self.until(deadline, |mut client, left| {
             let call = DdlCall {
                 request: request.clone(),
                 deadline_ms: left.as_millis() as u64,

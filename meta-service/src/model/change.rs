@@ -10,7 +10,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 
-use super::{Model, Revisions, Stored};
+use super::Model;
+#[cfg(test)]
+use super::{Revisions, Stored};
 use crate::keys::{Counter, Key};
 
 /// How long a key lives.
@@ -116,7 +118,8 @@ impl Change {
     }
 
     /// The model with this change made at the revision after its own: what a txn does, in memory.
-    pub fn applied_to(&self, model: &Model) -> Model {
+    #[cfg(test)]
+    pub(crate) fn applied_to(&self, model: &Model) -> Model {
         let revision = model.revision + 1;
         let changes = self.writes.iter().map(|(key, write)| {
             let stored = match write {

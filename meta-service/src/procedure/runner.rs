@@ -18,16 +18,12 @@ use futures::{StreamExt, stream};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
-use xxhash_rust::xxh3::xxh3_64;
 
-use super::{Around, Kind, Move, NotYet, Progress, Step, Task, answered, begin, decide};
-use crate::ddl::{Plan, plan};
-use crate::keys::{Counter, Key};
-use crate::model::Model;
-use crate::model::change::{Change, Keep};
-use crate::model::values::{
-    Done, KeptFailure, Outcome, Past, Procedure, ProcedureState, Request, StepAt, Unknown,
-};
+use super::record::{self, TakenUp};
+use super::{Around, Kind, Move, NotYet, Progress, Step, Task, answered, decide};
+use crate::keys::Key;
+use crate::model::change::Change;
+use crate::model::values::{Done, KeptFailure, Outcome, Procedure, ProcedureState};
 use crate::reign::{Reign, WriteError};
 use crate::sessions::{OrderFailure, Sessions};
 
@@ -39,8 +35,6 @@ const ORDERS_MAX: usize = 64;
 const PAUSE: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(10));
 /// Longest that something waits for the model to change before it looks again.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
-/// Ended procedures that are kept.
-const PAST_MAX: usize = 10_000;
 
 /// Called before and after each txn of a procedure, with `{kind}.{step}.{before or after}`; a test
 /// that answers `true` ends the reign there, as a crash would.
@@ -69,16 +63,6 @@ pub struct Runner {
     tasks: TaskTracker,
     acting: Semaphore,
     trap: Trap,
-}
-
-/// How a request was taken up.
-enum TakenUp {
-    /// It is so.
-    Done(Option<ProcedureId>, Done),
-    /// A procedure has begun.
-    Begun(ProcedureId),
-    /// A procedure that began earlier is still at it.
-    Known(ProcedureId),
 }
 
 impl Runner {
@@ -123,7 +107,7 @@ impl Runner {
         }
         let written = self
             .reign
-            .write(|model| self.first(kind, parent, None, model, &around))
+            .write(|model| record::first(kind, parent, None, self.reign.number, model, &around))
             .await;
         let id = written.map_err(|error| match error {
             WriteError::Refused(not_yet) => not_yet,
@@ -163,8 +147,8 @@ impl Runner {
             changes.borrow_and_update();
             // Looked at first without the writers' turn: most of those who wait are refused here.
             let look = self.reign.mirror.read(|model| {
-                let taken_up = self.decide_request(request, model, &around);
-                taken_up.map(|(_, _, kind)| kind)
+                let taken_up = record::request(request, self.reign.number, model, &around);
+                taken_up.map(|taken_up| taken_up.kind)
             });
             let written = match look {
                 Err(not_yet) => Err(WriteError::Refused(not_yet)),
@@ -174,9 +158,10 @@ impl Runner {
                     {
                         return Err(leaderless());
                     }
+                    let number = self.reign.number;
                     let written = self.reign.write(|model| {
-                        let (change, taken_up, _) = self.decide_request(request, model, &around)?;
-                        Ok((change, taken_up))
+                        let taken_up = record::request(request, number, model, &around)?;
+                        Ok((taken_up.change, taken_up.state))
                     });
                     let written = written.await;
                     if let Some(kind) = &kind
@@ -208,90 +193,6 @@ impl Runner {
                 return Err(Failure::new(ErrorCode::SchemaChanging, detail));
             }
         }
-    }
-
-    /// Decides on a request: what is written, how it is taken up, and by what procedure.
-    fn decide_request(
-        &self,
-        request: &DdlRequest,
-        model: &Model,
-        around: &Around,
-    ) -> Result<(Change, TakenUp, Option<Kind>), NotYet> {
-        let key = request
-            .request_key
-            .as_ref()
-            .map(|key| format!("{}:{key}", request.tenant));
-        let hash = hash(request);
-        if let Some(known) = key.as_ref().and_then(|key| model.requests.get(key)) {
-            let taken_up = same_request(known, &hash)?;
-            return Ok((Change::new(), taken_up, None));
-        }
-        match plan(request, model)? {
-            Plan::Satisfied(done) => Ok((Change::new(), TakenUp::Done(None, done), None)),
-            Plan::Txn(mut change, done) => {
-                if let Some(key) = key {
-                    let value = Request {
-                        procedure: None,
-                        hash,
-                        outcome: Some(Outcome::Done(done)),
-                        unknown: Unknown::default(),
-                    };
-                    change.put_for(Key::Request(key), &value, Keep::Request);
-                }
-                Ok((change, TakenUp::Done(None, done), None))
-            }
-            Plan::Procedure(kind) => {
-                let request = key.map(|key| (key, hash));
-                let (change, id) = self.first(&kind, None, request, model, around)?;
-                Ok((change, TakenUp::Begun(id), Some(kind)))
-            }
-        }
-    }
-
-    /// The first txn of a procedure: record, locks, and what its first step writes.
-    fn first(
-        &self,
-        kind: &Kind,
-        parent: Option<ProcedureId>,
-        request: Option<(String, String)>,
-        model: &Model,
-        around: &Around,
-    ) -> Result<(Change, ProcedureId), NotYet> {
-        let mut beginning = begin(kind, model, around)?;
-        let change = &mut beginning.change;
-        let id = ProcedureId(change.take_ids(model, Counter::Procedure, 1));
-        for lock in &beginning.locks {
-            change.put(Key::Lock(*lock), &id);
-        }
-        let (request, hash) = request.unzip();
-        if let (Some(key), Some(hash)) = (&request, hash) {
-            let value = Request {
-                procedure: Some(id),
-                hash,
-                outcome: None,
-                unknown: Unknown::default(),
-            };
-            change.put_for(Key::Request(key.clone()), &value, Keep::Request);
-        }
-        let record = Procedure {
-            kind: kind.clone(),
-            step: beginning.step,
-            data: beginning.data,
-            reign: self.reign.number,
-            locks: beginning.locks,
-            parent,
-            request,
-            started_ms: around.now_ms,
-            state: ProcedureState::Running,
-            failure: None,
-            trail: vec![StepAt {
-                step: beginning.step,
-                at_ms: around.now_ms,
-            }],
-            unknown: Unknown::default(),
-        };
-        change.put(Key::Procedure(id), &record);
-        Ok((beginning.change, id))
     }
 
     /// Waits for a procedure until the deadline.
@@ -448,7 +349,7 @@ impl Runner {
                 return Ok((Change::new(), ()));
             };
             let decided = decide(record, progress, model, around);
-            match self.recorded(id, record, decided, model, around) {
+            match record::next(id, record, decided, self.reign.number, model, around) {
                 Some(change) => Ok((change, ())),
                 None => Err(()),
             }
@@ -459,82 +360,6 @@ impl Runner {
                 tracing::warn!(procedure = %id, %error, "step not written");
                 false
             }
-        }
-    }
-
-    /// The txn of a decided step: the change with the record; `None` if nothing is to be written.
-    fn recorded(
-        &self,
-        id: ProcedureId,
-        record: &Procedure,
-        decided: Move,
-        model: &Model,
-        around: &Around,
-    ) -> Option<Change> {
-        let mut next = record.clone();
-        next.reign = self.reign.number;
-        match decided {
-            Move::Write {
-                mut change,
-                step,
-                state,
-                failure,
-            } => {
-                if next.step != step {
-                    next.trail.push(StepAt {
-                        step,
-                        at_ms: around.now_ms,
-                    });
-                }
-                next.step = step;
-                next.state = state;
-                next.failure = failure;
-                change.put(Key::Procedure(id), &next);
-                Some(change)
-            }
-            Move::Stick(failure) => {
-                next.state = ProcedureState::Stuck;
-                next.failure = Some(failure);
-                let mut change = Change::new();
-                change.put(Key::Procedure(id), &next);
-                Some(change)
-            }
-            Move::End {
-                mut change,
-                outcome,
-            } => {
-                next.trail.push(StepAt {
-                    step: Step::Commit,
-                    at_ms: around.now_ms,
-                });
-                for lock in &record.locks {
-                    change.delete(Key::Lock(*lock));
-                }
-                if let Some(key) = &record.request
-                    && let Some(mut request) = model.requests.get(key).cloned()
-                {
-                    request.outcome = Some(outcome.clone());
-                    change.put_for(Key::Request(key.clone()), &request, Keep::Request);
-                }
-                let surplus = (model.past.len() + 1).saturating_sub(PAST_MAX);
-                for old in model.past.keys().take(surplus.min(2)) {
-                    change.delete(Key::Past(*old));
-                }
-                let past = Past {
-                    kind: next.kind,
-                    outcome,
-                    parent: next.parent,
-                    started_ms: next.started_ms,
-                    ended_ms: around.now_ms,
-                    trail: next.trail,
-                    unknown: Unknown::default(),
-                };
-                change
-                    .delete(Key::Procedure(id))
-                    .put_for(Key::Past(id), &past, Keep::Past);
-                Some(change)
-            }
-            Move::Order { .. } | Move::Await { .. } => None,
         }
     }
 
@@ -613,28 +438,6 @@ impl Runner {
         }
         trapped
     }
-}
-
-fn same_request(known: &Request, hash: &str) -> Result<TakenUp, Failure> {
-    if known.hash != hash {
-        let detail = "the request key was used with other arguments";
-        return Err(Failure::new(ErrorCode::AlreadyExists, detail));
-    }
-    match (&known.outcome, known.procedure) {
-        (Some(Outcome::Failed(failure)), _) => Err(Failure::from(failure)),
-        (Some(Outcome::Done(done)), procedure) => Ok(TakenUp::Done(procedure, *done)),
-        (None, Some(procedure)) => Ok(TakenUp::Known(procedure)),
-        (None, None) => Err(Failure::new(
-            ErrorCode::Internal,
-            "the request key names nothing",
-        )),
-    }
-}
-
-fn hash(request: &DdlRequest) -> String {
-    let text = serde_json::to_vec(&(request.tenant, &request.ddl))
-        .unwrap_or_else(|error| unreachable!("a request is plain data: {error}"));
-    format!("{:016x}", xxh3_64(&text))
 }
 
 fn step_name(decided: &Move) -> &'static str {

@@ -102,10 +102,7 @@ async fn converse(
         return End::Gone;
     }
     let mut held = hello.topology;
-    sessions.view(|view, now| {
-        view.observe_hello(node, &hello.boot, hello.shards.clone(), now);
-    });
-    let (number, mut orders) = sessions.connect(node);
+    let (number, mut orders) = sessions.connect(node, hello);
     tracing::info!(%node, name = hello.name, boot = hello.boot, "node connected");
     let ended = loop {
         let newest = Arc::clone(&topology.borrow_and_update());
@@ -122,7 +119,7 @@ async fn converse(
         }
         let say = tokio::select! {
             message = up.message() => match message {
-                Ok(Some(Up { content: Some(content) })) => heard(lead, hello, node, content),
+                Ok(Some(Up { content: Some(content) })) => heard(lead, node, number, content),
                 Ok(Some(_)) => None,
                 Ok(None) => break End::Gone,
                 Err(error) => {
@@ -146,14 +143,13 @@ async fn converse(
             break End::Gone;
         }
     };
-    sessions.disconnect(node, number);
-    sessions.view(|view, _| view.observe_stream(node, &hello.boot, Stream::Broken));
+    sessions.stream_is(node, number, Stream::Broken);
     tracing::info!(%node, name = hello.name, "node disconnected");
     ended
 }
 
 /// Takes a message of the node to the view, and says what it is answered.
-fn heard(lead: &Lead, hello: &Hello, node: NodeId, content: up::Content) -> Option<down::Content> {
+fn heard(lead: &Lead, node: NodeId, number: u64, content: up::Content) -> Option<down::Content> {
     let sessions = &lead.sessions;
     match content {
         up::Content::Report(report) => {
@@ -172,9 +168,9 @@ fn heard(lead: &Lead, hello: &Hello, node: NodeId, content: up::Content) -> Opti
         up::Content::Notice(notice) => {
             tracing::warn!(%node, ?notice, "notice of a node");
             match notice.content {
-                Some(notice::Content::Leaving(_)) => sessions.view(|view, _| {
-                    view.observe_stream(node, &hello.boot, Stream::Left);
-                }),
+                Some(notice::Content::Leaving(_)) => {
+                    sessions.stream_is(node, number, Stream::Left);
+                }
                 Some(notice::Content::Parked(parked)) => sessions.view(|view, _| {
                     let shard = ShardId(parked.shard);
                     let known = view.node(node).and_then(|seen| seen.shards.get(&shard));
