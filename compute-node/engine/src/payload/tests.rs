@@ -1,3 +1,5 @@
+//! Payloads: golden bytes, round trips, hostile bytes.
+
 use std::sync::Arc;
 
 use auxo_proto::ids::{ColumnId, DatabaseId};

@@ -77,7 +77,9 @@ impl Parser {
             self.memo.set_series(number, run.number, series);
             series
         };
-        run.memory += rows.append(&known.fields, series, time, &run.cells, &mut run.text);
+        let left = self.limits.memory_bytes.saturating_sub(run.memory);
+        let fields = &known.fields;
+        run.memory += rows.append(fields, series, time, &run.cells, left, &mut run.text);
         self.memo.follow(number);
         Some(next)
     }
@@ -92,7 +94,7 @@ impl Parser {
             return Some((number, len));
         }
         let len = memchr3(b' ', b'\\', b'\n', rest)?;
-        if len == 0 || rest[len] != b' ' {
+        if len == 0 || rest[len] != b' ' || rest[0] == b'#' {
             return None;
         }
         let raw = &rest[..len];

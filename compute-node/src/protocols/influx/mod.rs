@@ -18,9 +18,9 @@
 //!   in InfluxDB. NaN and infinities do not exist here.
 //! - Without a timestamp a row has the time that the caller gives as now, in full resolution.
 //!
-//! Rooms: `lines` (grammar), `value` (one value's text), `memo`, `table` (names to columns, rows
-//! under construction), `fast` and `slow` (the two roads), [`needs`], [`faults`], [`precision`],
-//! [`reply`] (the bodies of error replies).
+//! Rooms: `lines` (grammar), `value` (one value's text), `memo`, `table` (names to columns), `plan`
+//! (fields to expect), `builder` (rows under construction), `fast` and `slow` (the two roads),
+//! [`needs`], [`faults`], [`precision`], [`reply`] (the bodies of error replies).
 //!
 //! Never here: the engine, a quota, a tenant, meta, HTTP beyond the body of an error.
 
@@ -32,21 +32,24 @@ use auxo_proto::random::Random;
 use auxo_proto::rows::Rows;
 use auxo_proto::schema::TableInfo;
 
+use builder::Builder;
 use faults::LineErrors;
 use lines::Line;
 use memo::Memo;
 use needs::{Need, Needs};
 use precision::Precision;
-use table::{Builder, Tables};
+use table::Tables;
 use value::Cell;
 
 pub mod door;
+mod builder;
 mod fast;
 pub mod faults;
 mod lines;
 mod memo;
 pub mod needs;
 pub mod pool;
+mod plan;
 pub mod precision;
 pub mod reply;
 mod slow;
@@ -66,7 +69,7 @@ pub struct Limits {
     pub columns: usize,
     /// Longest measurement, tag name or field name in bytes.
     pub name_bytes: usize,
-    /// Longest string value in bytes.
+    /// Longest string value in bytes; the line that holds it is bounded, too.
     pub string_bytes: usize,
     /// How far in the future a point may lie, in nanoseconds.
     pub future_ns: i64,

@@ -41,15 +41,14 @@ impl Parser {
                 .add(number, &measurement, Some(table), &run.line, new_columns);
         };
         table.check_required(&run.cells)?;
-        let Some(builder) = self.tables.builder(run, number_of_table) else {
-            unreachable!("the table was resolved a moment ago");
-        };
-        let rows = &mut run.builders[builder];
+        let rows = &mut run.builders[table.builder];
         let seed = self.memo.seed();
         let (series, bytes) = rows.series(run.key.as_bytes(), partition_hash, seed);
         let table = self.tables.get_mut(number_of_table);
         run.memory += bytes;
-        run.memory += rows.append(&table.fields, series, time, &run.cells, &mut run.text);
+        let left = self.limits.memory_bytes.saturating_sub(run.memory);
+        let fields = &table.fields;
+        run.memory += rows.append(fields, series, time, &run.cells, left, &mut run.text);
         table.expect_again(&run.line, &run.cells);
         Ok(())
     }

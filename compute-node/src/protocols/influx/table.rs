@@ -1,18 +1,17 @@
-//! What the parser knows of a table, and the rows it makes for it.
+//! What the parser knows of a table: names to columns, at one schema.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use auxo_proto::ids::{ColumnId, DatabaseId};
 use auxo_proto::key::{KeyBuilder, series_hash};
-use auxo_proto::rows::{FieldColumn, Rows, SeriesList, Validity, Values};
 use auxo_proto::schema::{ColumnKind, ColumnType, TableInfo};
-use hashbrown::HashTable;
-use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use super::Run;
+use super::builder::Builder;
 use super::faults::Fault;
 use super::lines::{Line, Tag};
+use super::plan::{Plan, PlannedField};
 use super::value::Cell;
 
 /// A column of a table, by its name.
@@ -43,6 +42,12 @@ pub(super) struct Field {
     nullable: bool,
 }
 
+impl Field {
+    pub(super) fn new(id: ColumnId, ty: ColumnType, nullable: bool) -> Self {
+        Self { id, ty, nullable }
+    }
+}
+
 /// A table at one schema.
 #[derive(Debug)]
 pub(super) struct Table {
@@ -61,87 +66,8 @@ pub(super) struct Table {
     pub(super) plan: Plan,
     /// Number of the body for which `builder` is right.
     body: u64,
-    builder: usize,
-}
-
-/// Fields that the next line is expected to have: these, or some of them, in this order.
-#[derive(Debug, Default)]
-pub(super) struct Plan {
-    /// Raw names, each with its `=`.
-    names: Vec<u8>,
-    fields: Vec<PlannedField>,
-}
-
-/// A field of a plan.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct PlannedField {
-    name_start: u32,
-    name_end: u32,
-    /// Index in [`Table::fields`].
-    pub(super) field: u32,
-    pub(super) ty: ColumnType,
-    pub(super) nullable: bool,
-}
-
-impl Plan {
-    /// The first field from a place onwards whose raw name and `=` stand at the start of `rest`,
-    /// with its place and the length of both.
-    pub(super) fn find(&self, from: usize, rest: &[u8]) -> Option<(usize, PlannedField, usize)> {
-        for (place, field) in self.fields.iter().enumerate().skip(from) {
-            let name = &self.names[field.name_start as usize..field.name_end as usize];
-            if rest.starts_with(name) {
-                return Some((place, *field, name.len()));
-            }
-        }
-        None
-    }
-
-    fn push(&mut self, raw_name: &[u8], field: PlannedField) {
-        let name_start = self.names.len() as u32;
-        self.names.extend_from_slice(raw_name);
-        self.fields.push(PlannedField {
-            name_start,
-            name_end: self.names.len() as u32,
-            ..field
-        });
-    }
-
-    /// This plan with the fields of another line put in where they stood, or only that line's
-    /// fields if their order is another; `None` if it has them all already.
-    ///
-    /// * `line`: raw names with `=`; each field has a place of its own.
-    fn with(&self, line: &[(Vec<u8>, PlannedField)]) -> Option<Self> {
-        let place_of = |field: u32| self.fields.iter().position(|known| known.field == field);
-        let mut merged = Self::default();
-        let mut at = 0;
-        for (name, field) in line {
-            let until = match place_of(field.field) {
-                Some(place) if place < at => return Some(Self::of(line)),
-                Some(place) => place,
-                None => at,
-            };
-            self.fields[at..until]
-                .iter()
-                .for_each(|known| merged.push(self.name(known), *known));
-            merged.push(name, *field);
-            at = until + usize::from(place_of(field.field).is_some());
-        }
-        self.fields[at..]
-            .iter()
-            .for_each(|known| merged.push(self.name(known), *known));
-        (merged.fields.len() > self.fields.len()).then_some(merged)
-    }
-
-    fn of(line: &[(Vec<u8>, PlannedField)]) -> Self {
-        let mut plan = Self::default();
-        line.iter()
-            .for_each(|(name, field)| plan.push(name, *field));
-        plan
-    }
-
-    fn name(&self, field: &PlannedField) -> &[u8] {
-        &self.names[field.name_start as usize..field.name_end as usize]
-    }
+    /// Index of its builder in that body's run.
+    pub(super) builder: usize,
 }
 
 impl Table {
@@ -168,11 +94,8 @@ impl Table {
                 ColumnKind::Time => Place::Time,
                 ColumnKind::Field => {
                     table.required += usize::from(!column.nullable);
-                    table.fields.push(Field {
-                        id: column.id,
-                        ty: column.ty,
-                        nullable: column.nullable,
-                    });
+                    let field = Field::new(column.id, column.ty, column.nullable);
+                    table.fields.push(field);
                     Place::Field(table.fields.len() as u32 - 1)
                 }
             };
@@ -181,9 +104,9 @@ impl Table {
         table
     }
 
-    /// Bytes it takes, about.
+    /// Bytes it takes, about; its plan has each field once, at most with as many escapes.
     fn bytes(&self) -> usize {
-        let names = self.places.keys().map(|name| name.len() + 96);
+        let names = self.places.keys().map(|name| 3 * name.len() + 128);
         256 + names.sum::<usize>() + self.fields.len() * 16
     }
 
@@ -232,22 +155,12 @@ impl Table {
 
     /// Makes the line's fields part of what the next line is expected to have.
     pub(super) fn expect_again(&mut self, line: &Line<'_>, cells: &[(u32, Cell<'_>)]) {
-        let planned = line.fields.iter().zip(cells).map(|(field, &(number, _))| {
+        let fields = line.fields.iter().zip(cells).map(|(field, &(number, _))| {
             let Field { ty, nullable, .. } = self.fields[number as usize];
-            let name = [field.raw_name, b"="].concat();
-            let field = PlannedField {
-                name_start: 0,
-                name_end: 0,
-                field: number,
-                ty,
-                nullable,
-            };
-            (name, field)
+            (field.raw_name, PlannedField::new(number, ty, nullable))
         });
-        let planned: Vec<_> = planned.collect();
-        if let Some(plan) = self.plan.with(&planned) {
-            self.plan = plan;
-        }
+        let fields: Vec<_> = fields.collect();
+        self.plan.learn(&fields);
     }
 
     /// Refuses a line that lacks a field it must have.
@@ -360,176 +273,4 @@ impl Tables {
 
 fn same(one: &Arc<TableInfo>, other: &Arc<TableInfo>) -> bool {
     Arc::ptr_eq(one, other) || (one.id == other.id && one.schema.number == other.schema.number)
-}
-
-/// Rows of one table of a body, under construction.
-pub(super) struct Builder {
-    table: u32,
-    series: SeriesList,
-    /// Numbers of series by hash of their keys, and those hashes by number.
-    series_index: HashTable<u32>,
-    series_hashes: Vec<u64>,
-    series_of: Vec<u32>,
-    time: Vec<i64>,
-    /// Index in `columns` of each field of the table, or `NO_COLUMN`.
-    column_of: Vec<u32>,
-    columns: Vec<Column>,
-    /// What one more row takes at least.
-    row_bytes: usize,
-}
-
-const NO_COLUMN: u32 = u32::MAX;
-
-/// What a series takes beside its key.
-const SERIES_BYTES: usize = 24;
-
-/// What a column takes beside its values.
-const COLUMN_BYTES: usize = 128;
-
-struct Column {
-    field: u32,
-    values: Values,
-    /// Values so far; rows behind them have none yet.
-    len: usize,
-    validity: Option<Validity>,
-}
-
-impl Column {
-    /// Rows up to `rows` have no value.
-    fn pad(&mut self, rows: usize) {
-        if self.len == rows {
-            return;
-        }
-        let len = self.len;
-        let validity = self
-            .validity
-            .get_or_insert_with(|| Validity::filled(len, true));
-        for _ in len..rows {
-            validity.push(false);
-            self.values.push_default();
-        }
-        self.len = rows;
-    }
-
-    fn push(&mut self, cell: Cell<'_>, room: &mut Vec<u8>) {
-        match (&mut self.values, cell) {
-            (Values::I64(values), Cell::I64(value)) => values.push(value),
-            (Values::U64(values), Cell::U64(value)) => values.push(value),
-            (Values::F64(values), Cell::F64(value)) => values.push(value),
-            (Values::Bool(values), Cell::Bool(value)) => values.push(value),
-            (Values::Bytes(values), Cell::Text(text)) => values.push(text.plain(room)),
-            (values, cell) => unreachable!("{cell:?} was fitted to {:?}", values.physical()),
-        }
-        if let Some(validity) = &mut self.validity {
-            validity.push(true);
-        }
-        self.len += 1;
-    }
-}
-
-impl Builder {
-    fn new(table: u32, fields: usize) -> Self {
-        Self {
-            table,
-            series: SeriesList::new(),
-            series_index: HashTable::new(),
-            series_hashes: Vec::new(),
-            series_of: Vec::new(),
-            time: Vec::new(),
-            column_of: vec![NO_COLUMN; fields],
-            columns: Vec::new(),
-            row_bytes: 12,
-        }
-    }
-
-    /// Index of the table in [`Tables`].
-    pub(super) fn table(&self) -> u32 {
-        self.table
-    }
-
-    /// Number of a series, given one if it is new, and what it takes then.
-    pub(super) fn series(&mut self, key: &[u8], partition_hash: u32, seed: u64) -> (u32, usize) {
-        let hash = xxh3_64_with_seed(key, seed);
-        let same = |number: &u32| {
-            self.series_hashes[*number as usize] == hash && self.series.key(*number) == key
-        };
-        if let Some(number) = self.series_index.find(hash, same) {
-            return (*number, 0);
-        }
-        let number = self.series.push(key, partition_hash);
-        self.series_hashes.push(hash);
-        let hashes = &self.series_hashes;
-        let hash_of = |number: &u32| hashes[*number as usize];
-        self.series_index.insert_unique(hash, number, hash_of);
-        (number, key.len() + SERIES_BYTES)
-    }
-
-    /// Appends a row; each cell fits its field and no field stands twice.
-    ///
-    /// * returns: bytes that it takes.
-    pub(super) fn append(
-        &mut self,
-        fields: &[Field],
-        series: u32,
-        time: i64,
-        cells: &[(u32, Cell<'_>)],
-        room: &mut Vec<u8>,
-    ) -> usize {
-        let row = self.time.len();
-        let mut bytes = 0;
-        for &(field, cell) in cells {
-            let mut number = self.column_of[field as usize];
-            if number == NO_COLUMN {
-                number = self.columns.len() as u32;
-                self.column_of[field as usize] = number;
-                bytes += self.add_column(field, fields[field as usize].ty);
-            }
-            let column = &mut self.columns[number as usize];
-            column.pad(row);
-            column.push(cell, room);
-            if let Cell::Text(text) = cell {
-                bytes += text.raw.len();
-            }
-        }
-        self.series_of.push(series);
-        self.time.push(time);
-        bytes + self.row_bytes
-    }
-
-    /// Adds a column that no row has yet; returns what it takes for the rows there are.
-    fn add_column(&mut self, field: u32, ty: ColumnType) -> usize {
-        let values = Values::empty(ty.physical());
-        let width = match values {
-            Values::Bool(_) => 1,
-            Values::I128(_) => 16,
-            _ => 8,
-        };
-        self.columns.push(Column {
-            field,
-            values,
-            len: 0,
-            validity: None,
-        });
-        self.row_bytes += width;
-        COLUMN_BYTES + width * self.time.len()
-    }
-
-    /// The rows, `None` if there is none.
-    pub(super) fn finish(self, table: &Table) -> Option<Rows> {
-        let rows = self.time.len();
-        let columns = self.columns.into_iter().map(|mut column| {
-            column.pad(rows);
-            FieldColumn {
-                id: table.fields[column.field as usize].id,
-                values: column.values,
-                validity: column.validity,
-            }
-        });
-        (rows > 0).then(|| Rows {
-            series: self.series,
-            series_of: self.series_of,
-            time: self.time,
-            columns: columns.collect(),
-        })
-    }
 }

@@ -1,3 +1,5 @@
+//! Line protocol: tables of lines and what they mean, and both roads compared.
+
 use std::collections::HashMap;
 
 use auxo_proto::ddl::Ddl;
@@ -194,7 +196,7 @@ fn check(body: &str, expected: &str) {
 #[test]
 fn rows_of_good_lines() {
     check("", "");
-    check("\n \n\r\n# cpu usage=1i\n", "");
+    check("\n \n\r\n# cpu usage=1i\n#c f=1i\n", "");
     check(
         "cpu,host=a,dc=eu usage=1i,idle=1.5,up=t,n=2u,note=\"x\" 10\n",
         "cpu host=a dc=eu | usage=1i idle=1.5 up=true n=2u note=\"x\" 10",
