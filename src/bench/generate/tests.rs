@@ -1,3 +1,5 @@
+//! The generator: the same arguments give the same bytes, and what they say.
+
 use super::*;
 use clap::Parser;
 
