@@ -159,7 +159,7 @@ impl Merger {
     }
 
     async fn next(&mut self) -> Result<Option<SortedBatch>, SstError> {
-        while self.out.rows() < PAGE_ROWS {
+        while self.out.rows() < PAGE_ROWS && !self.out.is_whole_batch() {
             if self.active.is_empty() && !self.next_series().await? {
                 break;
             }
@@ -259,10 +259,9 @@ impl Merger {
             }
         }
         if !clash {
-            let last = self.active.len() == 1;
             let times = self.cursors[self.active[place]].times();
-            let rows = gallop(times, |time| last || time < next);
-            return self.run(place, rows.max(1), room).await;
+            let rows = gallop(times, |time| time < next);
+            return self.run(place, rows, room).await;
         }
         self.give_clash(place, earliest);
         let mut at = 0;

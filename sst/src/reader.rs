@@ -102,11 +102,11 @@ impl SstFile {
         bytes: &Bytes,
     ) -> Result<Arc<Self>, SstError> {
         let source = Source::new(store, &entry);
-        let start = entry.length.saturating_sub(entry.tail_length) as usize;
-        if bytes.len() as u64 != entry.length || start > bytes.len() {
+        let tail_length = entry.tail_length as usize;
+        if bytes.len() as u64 != entry.length || tail_length > bytes.len() {
             return Err(source.corrupt("its length differs"));
         }
-        let tail = Bytes::copy_from_slice(&bytes[start..]);
+        let tail = Bytes::copy_from_slice(&bytes[bytes.len() - tail_length..]);
         if crc32c::crc32c(&tail) != entry.tail_crc32c {
             return Err(source.corrupt("checksum of the tail differs"));
         }
@@ -300,7 +300,7 @@ impl Body {
         let mut group_rows = vec![0_u64];
         for group in metadata.row_groups() {
             let rows = u64::try_from(group.num_rows()).unwrap_or(0);
-            group_rows.push(group_rows[group_rows.len() - 1] + rows);
+            group_rows.push(group_rows[group_rows.len() - 1].saturating_add(rows));
         }
         let mut block_rows = Vec::with_capacity(heads.blocks.len());
         let mut block_offsets = Vec::with_capacity(heads.blocks.len());
@@ -385,6 +385,11 @@ impl Body {
         let count = (self.heads.series - before).min(BLOCK_SERIES as u64) as usize;
         let block = SeriesBlock::decode(stored, head.raw_length, count, self.block_rows[number])
             .map_err(|error| self.source.corrupt(error))?;
+        if block.end() != self.block_rows[number] + head.rows {
+            return Err(self
+                .source
+                .corrupt("a series block has other rows than its head"));
+        }
         let block = Arc::new(block);
         Ok(self.blocks[number].get_or_init(|| block).clone())
     }

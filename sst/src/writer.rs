@@ -248,6 +248,14 @@ impl SstWriter {
         let held_back = std::mem::take(&mut self.held_back);
         let schema = columns::arrow_schema(&self.spec.schema, &self.fields)?;
         let table = &self.spec.schema;
+        if let Some(id) = self
+            .spec
+            .partition
+            .iter()
+            .find(|&&id| table.tag_index(id).is_none())
+        {
+            return Err(SstError::rows(format!("hashed by {id}, which is no tag")));
+        }
         let properties = columns::properties(table, &self.fields, &held_back, self.layout)?;
         let tags = table.tags().count();
         let mut encoder = Encoder::new(schema, properties, tags, &self.fields, self.layout)?;

@@ -80,6 +80,11 @@ impl SeriesBlock {
         self.first_rows[index]..self.first_rows[index + 1]
     }
 
+    /// Row of the file behind the block.
+    pub(crate) fn end(&self) -> u64 {
+        self.first_rows[self.entries.len()]
+    }
+
     /// * `count`: series in the block, `first_row`: row of the file at which it starts.
     pub(crate) fn decode(
         stored: &[u8],
@@ -235,6 +240,7 @@ mod tests {
             let block = SeriesBlock::decode(&stored, raw, series.len(), first_row).unwrap();
             let mut row = first_row;
             prop_assert_eq!(block.len(), series.len());
+            prop_assert_eq!(block.end(), first_row + series.values().map(|entry| entry.rows).sum::<u64>());
             for (index, (key, entry)) in series.iter().enumerate() {
                 prop_assert_eq!(&block.key(index)[..], &key[..]);
                 prop_assert_eq!(block.entry(index), entry);

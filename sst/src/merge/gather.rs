@@ -9,9 +9,12 @@ use arrow::error::ArrowError;
 
 use crate::batch::{SeriesSlice, SortedBatch};
 use crate::error::SstError;
+use crate::format::PAGE_ROWS;
 
 /// Runs of fewer rows than this on average are copied row by row.
 const SHORT_RUN: usize = 8;
+/// A batch of at least this many rows is passed on as it is.
+const WHOLE_BATCH_MIN: usize = PAGE_ROWS / 4;
 
 /// A batch in the making.
 pub(super) struct Gather {
@@ -53,6 +56,18 @@ impl Gather {
 
     pub(super) fn rows(&self) -> usize {
         self.rows
+    }
+
+    /// Whether the rows are exactly one batch, and not a small one: then nothing is copied.
+    pub(super) fn is_whole_batch(&self) -> bool {
+        match &self.runs[..] {
+            [only] => {
+                let whole =
+                    only.rows.start == 0 && only.rows.end == self.batches[only.batch].rows();
+                whole && self.rows >= WHOLE_BATCH_MIN && self.patches.iter().all(Vec::is_empty)
+            }
+            _ => false,
+        }
     }
 
     /// Appends rows of one series; `series` is its slice in the batch.

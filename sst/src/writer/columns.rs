@@ -123,7 +123,7 @@ pub(super) fn properties(
         );
     }
     for (index, column) in fields.iter().enumerate() {
-        let coding = coding(column, index, sample)?;
+        let coding = coding(column, &first_rows(sample, index, layout.sample_rows))?;
         builder = with_coding(builder, &column.name, coding);
         if is_number(column.ty) {
             builder =
@@ -196,12 +196,20 @@ fn candidates(ty: ColumnType) -> &'static [Coding] {
     }
 }
 
+/// One field of the first rows.
+fn first_rows(batches: &[SortedBatch], field: usize, mut rows: usize) -> Vec<ArrayRef> {
+    let mut arrays = Vec::new();
+    for batch in batches {
+        let count = batch.rows().min(rows);
+        arrays.push(batch.fields[field].slice(0, count));
+        rows -= count;
+    }
+    arrays
+}
+
 /// The encoding that makes the sample smallest.
-fn coding(column: &Column, index: usize, sample: &[SortedBatch]) -> Result<Coding, SstError> {
-    let arrays: Vec<&dyn Array> = sample
-        .iter()
-        .map(|batch| batch.fields[index].as_ref())
-        .collect();
+fn coding(column: &Column, sample: &[ArrayRef]) -> Result<Coding, SstError> {
+    let arrays: Vec<&dyn Array> = sample.iter().map(AsRef::as_ref).collect();
     let candidates = candidates(column.ty);
     let rows: usize = arrays.iter().map(|array| array.len()).sum();
     if matches!(column.ty, ColumnType::String | ColumnType::Binary) {

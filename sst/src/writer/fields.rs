@@ -49,11 +49,11 @@ impl FieldStatistics {
             Some(Statistics::Int32(found)) => found
                 .min_opt()
                 .zip(found.max_opt())
-                .and_then(|(&min, &max)| Some((self.from_i32(min)?, self.from_i32(max)?))),
+                .and_then(|(&min, &max)| Some((self.bound_of_i32(min)?, self.bound_of_i32(max)?))),
             Some(Statistics::Int64(found)) => found
                 .min_opt()
                 .zip(found.max_opt())
-                .and_then(|(&min, &max)| Some((self.from_i64(min)?, self.from_i64(max)?))),
+                .and_then(|(&min, &max)| Some((self.bound_of_i64(min)?, self.bound_of_i64(max)?))),
             Some(Statistics::Float(found)) => found
                 .min_opt()
                 .zip(found.max_opt())
@@ -81,7 +81,7 @@ impl FieldStatistics {
         self.head
     }
 
-    fn from_i32(&self, value: i32) -> Option<Bound> {
+    fn bound_of_i32(&self, value: i32) -> Option<Bound> {
         match self.ty {
             ColumnType::UInt8 | ColumnType::UInt16 | ColumnType::UInt32 => {
                 Some(Bound::U64((value as u32).into()))
@@ -91,7 +91,7 @@ impl FieldStatistics {
         }
     }
 
-    fn from_i64(&self, value: i64) -> Option<Bound> {
+    fn bound_of_i64(&self, value: i64) -> Option<Bound> {
         match self.ty {
             ColumnType::UInt64 => Some(Bound::U64(value as u64)),
             ColumnType::Decimal { .. } => None,

@@ -90,6 +90,11 @@ fn rows_that_break_their_shape_are_refused() {
     after.push(&good).unwrap();
     assert!(matches!(after.push(&good), Err(SstError::Rows(_))));
     assert!(matches!(writer().finish(), Err(SstError::Rows(_))));
+    let mut spec = model::spec(&schema, MergeMode::LastRow);
+    spec.partition = vec![ColumnId(77)];
+    let mut hashed = SstWriter::new(spec, fields.clone());
+    hashed.push(&good).unwrap();
+    assert!(matches!(hashed.finish(), Err(SstError::Rows(_))));
 }
 
 #[test]
