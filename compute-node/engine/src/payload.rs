@@ -152,6 +152,9 @@ const DELETE: u8 = 2;
 const CREATE_TABLETS: u8 = 3;
 const DROP_TABLETS: u8 = 4;
 
+/// `version u8, number of batches u32`: what a payload takes beside its batches.
+pub const HEADER_BYTES: usize = 5;
+
 /// `codec u8, raw length u32, stored length u32`.
 const BATCH_HEADER_BYTES: usize = 9;
 
@@ -271,6 +274,7 @@ pub fn join<'a>(
     bytes_max: usize,
 ) -> (Bytes, usize) {
     let mut payload = vec![VERSION, 0, 0, 0, 0];
+    debug_assert_eq!(payload.len(), HEADER_BYTES);
     let (mut taken, mut memory) = (0_u32, 0);
     for batch in batches {
         memory += batch.memory;
