@@ -20,9 +20,10 @@
 //!
 //! Rooms: `lines` (grammar), `value` (one value's text), `memo`, `table` (names to columns), `plan`
 //! (fields to expect), `builder` (rows under construction), `fast` and `slow` (the two roads),
-//! [`needs`], [`faults`], [`precision`], [`reply`] (the bodies of error replies).
+//! [`needs`], [`faults`], [`precision`]; around the parser [`door`] (requests), [`pool`] (parsers
+//! between them), [`reply`] (the bodies of error replies).
 //!
-//! Never here: the engine, a quota, a tenant, meta, HTTP beyond the body of an error.
+//! Never in the parser: the engine, a quota, a tenant, meta, HTTP.
 
 use std::sync::Arc;
 
