@@ -150,6 +150,8 @@ pub(crate) struct Flush {
     pub(crate) unflushed_bytes_max: Size,
     /// Age of the oldest row in memory at which a flush begins.
     pub(crate) age: Period,
+    /// How often a shard looks for files that are worth rewriting together.
+    pub(crate) compact_every: Period,
 }
 
 /// `[log]`
@@ -280,13 +282,14 @@ impl Default for Flush {
             unflushed_bytes: Size(256 << 20),
             unflushed_bytes_max: Size(1 << 30),
             age: period_s(30 * 60),
+            compact_every: period_s(10),
         }
     }
 }
 
 impl Default for Log {
     fn default() -> Self {
-        let level = "info".parse();
+        let level = "info,openraft=warn".parse();
         Self {
             level: level.expect("a level of the library's own"),
             format: LogFormat::Text,

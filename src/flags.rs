@@ -51,6 +51,9 @@ pub(crate) struct NodeArgs {
     /// The object store: local://DIR, memory:// [key: store.url]
     #[arg(long, value_name = "URL")]
     store: Option<String>,
+    /// Stop when the standard input ends: for programs that start a node and may die
+    #[arg(long)]
+    pub(crate) stop_with_stdin: bool,
 }
 
 impl NodeArgs {

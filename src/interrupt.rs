@@ -47,3 +47,20 @@ impl Interrupts {
         }
     }
 }
+
+/// Cancels `shutdown` once the standard input ends.
+///
+/// * effects: a thread of its own waits for that, so that nothing else has to.
+pub(crate) fn cancel_at_end_of_input(shutdown: CancellationToken) -> std::io::Result<()> {
+    let wait = move || {
+        let ended = std::io::copy(&mut std::io::stdin().lock(), &mut std::io::sink());
+        if let Err(error) = ended {
+            tracing::warn!(%error, "standard input");
+        }
+        shutdown.cancel();
+    };
+    std::thread::Builder::new()
+        .name("stdin".to_owned())
+        .spawn(wait)
+        .map(drop)
+}

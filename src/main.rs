@@ -169,6 +169,11 @@ async fn command(
     match arguments.command {
         None | Some(Command::Standalone(_)) => {
             let shutdown = CancellationToken::new();
+            if let Some(Command::Standalone(args)) = &arguments.command
+                && args.stop_with_stdin
+            {
+                interrupt::cancel_at_end_of_input(shutdown.clone())?;
+            }
             let work = standalone::run(loaded.config.clone(), shutdown.clone());
             match Interrupts::listen()?.guard(shutdown, work).await {
                 Some(ended) => ended.map(|()| Exit::Done),

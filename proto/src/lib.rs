@@ -2,9 +2,9 @@
 //!
 //! Rooms: [`ids`] (newtypes of every number that names something), [`schema`] (columns, tables,
 //! options), [`key`] (canonical bytes of a series and its partition hash), [`rows`] (typed column
-//! vectors of one table), [`topology`] and [`ddl`] (what meta tells and is asked), [`error`] (the
-//! kinds of failure every door translates), [`clock`] and [`random`] (wall time and dice, handed in
-//! so that a test can hold them).
+//! vectors of one table), [`topology`] and [`ddl`] (what meta tells and is asked), [`pb`] (generated
+//! messages and services), [`error`] (the kinds of failure every door translates), [`clock`] and
+//! [`random`] (wall time and dice, handed in so that a test can hold them).
 //!
 //! Never here: a socket, a file, a schedule, Arrow, or a decision.
 
@@ -13,6 +13,7 @@ pub mod ddl;
 pub mod error;
 pub mod ids;
 pub mod key;
+pub mod pb;
 pub mod random;
 pub mod rows;
 pub mod schema;

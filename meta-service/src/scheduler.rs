@@ -1,0 +1,189 @@
+//! Looks each second, and at every Hello, for what the cluster lacks, and begins procedures.
+//!
+//! In this order, for each shard: first shards of a new cluster; a leader that restarted and has
+//! not been opened again. Deciding ([`repairs`]) is pure.
+//!
+//! Never here: how a procedure goes on.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use auxo_proto::ids::{NodeId, ShardId};
+use auxo_proto::pb::meta::{self, ShardPhase};
+use tokio::time::Instant;
+
+use crate::cluster::View;
+use crate::keys::{Key, Lock};
+use crate::lead::Lead;
+use crate::model::Model;
+use crate::model::change::Change;
+use crate::model::values::{NodeState, Role, ShardLife, Verdict};
+use crate::procedure::{Kind, NotYet};
+
+/// How often silence is judged.
+const JUDGE_EVERY: Duration = Duration::from_millis(250);
+/// How often the cluster is looked at.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// Longest pause before a failed repair is tried again.
+const PAUSE_MAX: Duration = Duration::from_secs(60);
+
+/// What a cluster should have.
+#[derive(Clone, Debug)]
+pub struct Wishes {
+    /// Shards that a new cluster gets.
+    pub shards: u32,
+    /// Log service of new shards.
+    pub wal_service: String,
+}
+
+/// Procedures that would bring the cluster nearer to what it should be.
+pub fn repairs(model: &Model, view: &View, wishes: &Wishes) -> Vec<Kind> {
+    let mut kinds = Vec::new();
+    let mut led: BTreeMap<NodeId, usize> = view
+        .online()
+        .map(|(node, _)| node)
+        .filter(|node| {
+            model
+                .nodes
+                .get(node)
+                .is_some_and(|node| node.state == NodeState::Up)
+        })
+        .map(|node| (node, 0))
+        .collect();
+    for shard in model.shards.values() {
+        if let Some(count) = shard.leader.and_then(|leader| led.get_mut(&leader)) {
+            *count += 1;
+        }
+    }
+    for have in model.shards.len() as u32..wishes.shards {
+        let Some((node, count)) = led.iter_mut().min_by_key(|(_, count)| **count) else {
+            break;
+        };
+        *count += 1;
+        kinds.push(Kind::OpenShard {
+            shard: None,
+            node: *node,
+            role: Role::Leader,
+            service: wishes.wal_service.clone(),
+            fewer_than: have + 1,
+        });
+    }
+    for (id, shard) in &model.shards {
+        let live = shard.state == ShardLife::Live;
+        if !live || model.locks.contains_key(&Lock::Shard(*id)) {
+            continue;
+        }
+        let Some(leader) = shard.leader else { continue };
+        let Some((_, seen)) = view.online().find(|(node, _)| *node == leader) else {
+            continue;
+        };
+        if !leads(seen.shards.get(id), shard.epoch.0) {
+            kinds.push(Kind::OpenShard {
+                shard: Some(*id),
+                node: leader,
+                role: Role::Leader,
+                service: shard.wal.service.clone(),
+                fewer_than: 0,
+            });
+        }
+    }
+    kinds
+}
+
+/// Whether the node leads the shard, or waits for an operator, who alone may open it then.
+fn leads(state: Option<&meta::ShardState>, epoch: u64) -> bool {
+    state.is_some_and(|state| match state.phase() {
+        ShardPhase::Parked => true,
+        ShardPhase::Serving => state.role() == meta::Role::Leader && state.epoch == epoch,
+        _ => false,
+    })
+}
+
+/// Tells one repair from another, so that one that failed rests before it is tried again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Repair {
+    /// The shard that makes it so many.
+    First(u32),
+    Reopen(ShardId),
+}
+
+/// Judges and repairs until the reign is over.
+pub(crate) async fn run(lead: Arc<Lead>, wishes: Wishes) {
+    let mut hellos = lead.sessions.hellos();
+    let mut look_at = Instant::now();
+    let mut resting: BTreeMap<Repair, (Instant, Duration)> = BTreeMap::new();
+    loop {
+        judge(&lead).await;
+        if Instant::now() >= look_at {
+            repair(&lead, &wishes, &mut resting).await;
+            look_at = Instant::now() + LOOK_EVERY;
+        }
+        tokio::select! {
+            () = tokio::time::sleep(JUDGE_EVERY) => {}
+            _ = hellos.changed() => {
+                look_at = Instant::now();
+                resting.clear();
+            }
+            () = lead.reign.over.cancelled() => return,
+        }
+    }
+}
+
+async fn judge(lead: &Lead) {
+    let dead = lead.sessions.view(|view, now| view.expire(now));
+    for node in dead {
+        tracing::warn!(%node, "node does not beat any more");
+        let now_ms = lead.reign.clock.now_ms();
+        let written = lead.reign.write(|model| {
+            let mut change = Change::new();
+            if let Some(mut value) = model.liveness.get(&node).cloned()
+                && value.verdict == Verdict::Online
+            {
+                value.verdict = Verdict::Offline;
+                value.since_ms = now_ms;
+                change.put(Key::Liveness(node), &value);
+            }
+            Ok::<_, ()>((change, ()))
+        });
+        if let Err(error) = written.await {
+            tracing::warn!(%node, %error, "verdict not written");
+        }
+    }
+}
+
+async fn repair(lead: &Lead, wishes: &Wishes, resting: &mut BTreeMap<Repair, (Instant, Duration)>) {
+    let kinds = lead
+        .sessions
+        .view(|view, _| lead.reign.mirror.read(|model| repairs(model, view, wishes)));
+    for kind in kinds {
+        let Kind::OpenShard {
+            shard, fewer_than, ..
+        } = &kind
+        else {
+            continue;
+        };
+        let repair = shard.map_or(Repair::First(*fewer_than), Repair::Reopen);
+        let (until, pause) = resting
+            .get(&repair)
+            .copied()
+            .unwrap_or((Instant::now(), LOOK_EVERY));
+        if Instant::now() < until {
+            continue;
+        }
+        match lead.runner.begin(&kind, None).await {
+            Ok(procedure) => tracing::info!(%procedure, ?kind, "repair begins"),
+            Err(NotYet::Satisfied(_) | NotYet::Later(_)) => continue,
+            Err(NotYet::Never(failure)) => {
+                tracing::warn!(%failure, ?kind, "repair cannot begin");
+            }
+        }
+        // A repair that holds is not wanted again; one that does not rests longer each time.
+        resting.insert(repair, (Instant::now() + pause, (pause * 2).min(PAUSE_MAX)));
+    }
+    let now = Instant::now();
+    resting.retain(|_, (until, pause)| now < *until + 2 * *pause);
+}
+
+#[cfg(test)]
+mod tests;
