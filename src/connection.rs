@@ -31,7 +31,7 @@ pub(crate) fn client(config: &ClientConfig, environment: &Environment) -> anyhow
 pub(crate) async fn reach(client: &Client) -> Result<(), Error> {
     let began = Instant::now();
     loop {
-        match client.get("v1/health", &[]).await {
+        match client.get(&["v1", "health"], &[]).await {
             Err(error @ Error::Unreachable { .. }) if began.elapsed() >= START_LIMIT => {
                 return Err(error);
             }

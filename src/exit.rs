@@ -26,6 +26,8 @@ pub(crate) enum Exit {
     Timeout = 5,
     /// Some rows are stored, others are not.
     Partly = 6,
+    /// Something is not as it should be.
+    Unhealthy = 7,
     /// Stopped by the user.
     Cancelled = 130,
 }
@@ -49,7 +51,10 @@ pub(crate) fn usage(sentence: impl Into<String>) -> anyhow::Error {
 /// The user stopped it.
 #[derive(Debug, thiserror::Error)]
 #[error("cancelled")]
-pub(crate) struct Cancelled;
+pub(crate) struct Cancelled {
+    /// The node was waited for; if not, the user wants to leave.
+    pub(crate) confirmed: bool,
+}
 
 impl Exit {
     /// Which end an error means.
@@ -152,7 +157,7 @@ mod tests {
             (refused(403), 4),
             (refused(504), 5),
             (Error::Timeout { what, limit }.into(), 5),
-            (Cancelled.into(), 130),
+            (Cancelled { confirmed: true }.into(), 130),
             (refused(499), 130),
             (Error::Cut { reason: url() }.into(), 1),
             (anyhow::anyhow!("else"), 1),

@@ -9,13 +9,13 @@ pub(crate) type Assigned = (String, String, String);
 #[derive(Debug, Default, Args)]
 pub(crate) struct ConnectionArgs {
     /// Any node of the cluster [key: client.url]
-    #[arg(long, value_name = "URL")]
+    #[arg(long, value_name = "URL", global = true)]
     url: Option<String>,
     /// Database of what names none [key: client.database]
-    #[arg(long = "db", value_name = "NAME")]
+    #[arg(long = "db", value_name = "NAME", global = true)]
     database: Option<String>,
     /// Where the token is: env:NAME or file:PATH [key: client.token]
-    #[arg(long, value_name = "REF")]
+    #[arg(long, value_name = "REF", global = true)]
     token: Option<String>,
 }
 

@@ -1,11 +1,13 @@
 //! The one binary: parses the command line, reads the configuration, runs a subcommand, and ends
 //! with the exit code that says how it went.
 //!
-//! One file per subcommand: [`standalone`], [`sql`], [`write`](mod@write), [`version`], and
-//! [`config::show`]. Beside them what they share: [`config`], [`flags`] and [`environment`],
+//! One file per subcommand: [`standalone`], [`sql`], [`write`](mod@write), [`bench`], [`admin`],
+//! [`version`], and [`config::show`]. Beside them what they share: [`config`], [`flags`] and [`environment`],
 //! [`connection`], [`interrupt`], [`output`], [`report`] and [`exit`], [`logging`]. Never here:
 //! anything a test of the lower floors would need.
 
+mod admin;
+mod bench;
 mod config;
 mod connection;
 mod environment;
@@ -80,6 +82,10 @@ enum Command {
     Sql(sql::SqlArgs),
     /// Write line protocol from files or the standard input
     Write(write::WriteArgs),
+    /// Measure how fast a node takes rows and answers
+    Bench(bench::BenchArgs),
+    /// Look at a cluster: nodes, shards, tables, procedures
+    Admin(admin::AdminArgs),
     /// Check or print the configuration
     Config(config::show::ConfigArgs),
     /// Print the version
@@ -94,6 +100,8 @@ impl Arguments {
             Some(Command::Standalone(args)) => args.assignments(),
             Some(Command::Sql(args)) => args.connection.assignments(),
             Some(Command::Write(args)) => args.connection.assignments(),
+            Some(Command::Bench(args)) => args.assignments(),
+            Some(Command::Admin(args)) => args.connection.assignments(),
             Some(Command::Version(args)) => args.connection.assignments(),
         };
         for assignment in &self.global.set {
@@ -177,9 +185,11 @@ async fn command(
                 json_errors: global.json_errors,
                 quiet: global.quiet,
             };
-            sql::run(&args, &client()?, said).await
+            sql::run(&args, &client()?, &environment, said).await
         }
         Some(Command::Write(args)) => write::run(&args, &client()?, global.quiet).await,
+        Some(Command::Bench(args)) => bench::run(&args, &client()?, global.quiet).await,
+        Some(Command::Admin(args)) => admin::run(&args, &client()?).await,
         Some(Command::Config(args)) => config::show::run(&args, &loaded),
         Some(Command::Version(args)) => version::run(&args, client).await,
     }

@@ -1,13 +1,16 @@
 //! `auxo sql`: one statement, a file of them, or a shell.
 //!
-//! Rooms: [`split`] (where a statement ends), [`run`] (one statement: asked, shown, cancelled),
-//! [`print`] (tables for people).
+//! Rooms: [`split`] (where a statement ends), [`statement`] (one of them: asked, shown, cancelled),
+//! [`print`] (tables for people), [`shell`] with [`commands`] and [`complete`].
 
-mod print;
-mod run;
+mod commands;
+mod complete;
+pub(crate) mod print;
+mod shell;
 mod split;
+mod statement;
 
-use std::io::Read as _;
+use std::io::{IsTerminal as _, Read as _};
 use std::path::PathBuf;
 
 use anyhow::Context as _;
@@ -16,6 +19,7 @@ use clap::{Args, ValueEnum};
 use serde_json::Value;
 
 use crate::config::units::Period;
+use crate::environment::Environment;
 use crate::exit::{Exit, usage};
 use crate::flags::ConnectionArgs;
 use crate::interrupt::Interrupts;
@@ -89,7 +93,12 @@ pub(crate) struct Asking {
 }
 
 /// Runs the subcommand.
-pub(crate) async fn run(args: &SqlArgs, client: &Client, saying: Saying) -> anyhow::Result<Exit> {
+pub(crate) async fn run(
+    args: &SqlArgs,
+    client: &Client,
+    environment: &Environment,
+    saying: Saying,
+) -> anyhow::Result<Exit> {
     let asking = Asking {
         layout: args.output.unwrap_or(match Output::is_terminal() {
             true => Layout::Table,
@@ -108,6 +117,9 @@ pub(crate) async fn run(args: &SqlArgs, client: &Client, saying: Saying) -> anyh
             let file = std::fs::File::open(file)
                 .map_err(|error| usage(format!("{}: {error}", file.display())))?;
             script(file)?
+        }
+        (None, None) if std::io::stdin().is_terminal() => {
+            return shell::run(client, asking, environment).await;
         }
         (None, None) => tokio::task::block_in_place(|| script(std::io::stdin().lock()))?,
     };
@@ -132,7 +144,7 @@ async fn run_script(script: &str, client: &Client, asking: &Asking) -> anyhow::R
     let mut interrupts = Interrupts::listen()?;
     let mut output = Output::stdout();
     for statement in split::statements(script) {
-        let shown = run::run(client, statement, asking, &mut interrupts, &mut output).await;
+        let shown = statement::run(client, statement, asking, &mut interrupts, &mut output).await;
         let shown = shown.and_then(|told| {
             output.finish()?;
             Ok(told)

@@ -24,7 +24,7 @@ pub(crate) async fn run(
     let mut output = Output::stdout();
     output.write(concat!("auxo ", env!("CARGO_PKG_VERSION"), "\n").as_bytes())?;
     if args.server {
-        let told = client()?.get("v1/version", &[]).await?;
+        let told = client()?.get(&["v1", "version"], &[]).await?;
         output.write(format!("node {told}\n").as_bytes())?;
     }
     output.finish()?;

@@ -7,14 +7,14 @@
 //! Never here: what a line means. A refused line is the node's judgement.
 
 mod rejected;
-mod source;
+pub(crate) mod source;
 mod tally;
 
 use std::path::PathBuf;
 use std::time::Duration;
 
 use auxo_client::Client;
-use auxo_client::lines::{CutAt, Lines};
+use auxo_client::lines::CutAt;
 use auxo_client::retry::Patience;
 use auxo_client::write::{Precision, Sending, Undelivered, Written};
 use clap::{Args, ValueEnum};
@@ -26,8 +26,9 @@ use crate::connection::reach;
 use crate::exit::Exit;
 use crate::flags::ConnectionArgs;
 use crate::interrupt::Interrupts;
+use crate::output::notice;
 use rejected::Rejected;
-use source::{Piece, Source};
+use source::{Batch, Piece, Source};
 use tally::Tally;
 
 /// How often the bar is looked after.
@@ -91,12 +92,6 @@ enum Outcome {
     TooLong(source::LongLine),
 }
 
-/// Lines and where they come from.
-struct Batch {
-    file: std::sync::Arc<str>,
-    lines: Lines,
-}
-
 /// Runs the subcommand.
 pub(crate) async fn run(args: &WriteArgs, client: &Client, quiet: bool) -> anyhow::Result<Exit> {
     let source = Source::open(&args.files, args.cut_at()).await?;
@@ -119,10 +114,11 @@ pub(crate) async fn run(args: &WriteArgs, client: &Client, quiet: bool) -> anyho
             () = interrupts.next() => {
                 interrupted += 1;
                 stop.cancel();
-                match interrupted {
-                    1 => continue,
-                    _ => break,
+                if interrupted > 1 {
+                    break;
                 }
+                notice(format_args!("waiting for batches in flight; Ctrl-C again does not"));
+                continue;
             }
             outcome = outcomes.next() => outcome,
             _ = ticks.tick() => {

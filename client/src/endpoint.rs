@@ -143,23 +143,42 @@ impl Client {
         self.settings.random.uuid_v7(now_ms)
     }
 
-    /// `GET path`, answered with JSON. Safe to repeat.
+    /// `GET`, answered with JSON. Safe to repeat.
     ///
+    /// * `path`: its parts, which may hold any character.
     /// * errors: any but `Cut`; a status that is no success is `Refused`.
-    pub async fn get(&self, path: &str, query: &[(&str, &str)]) -> Result<Value, Error> {
-        let request = self.request(Method::GET, path)?.query(query);
-        let body = self.whole(request).await?;
-        serde_json::from_slice(&body).map_err(|error| Error::Reply {
-            reason: format!("{path} answered no JSON: {error}"),
-        })
+    pub async fn get(&self, path: &[&str], query: &[(&str, &str)]) -> Result<Value, Error> {
+        let request = self.request(Method::GET, path).query(query);
+        json_of(&self.whole(request).await?)
+    }
+
+    /// `GET /v1/ready`: what the node checks about itself. An unready node's answer is an answer.
+    ///
+    /// * errors: as [`Client::get`], but a 503 with a report is none.
+    pub async fn ready(&self) -> Result<Value, Error> {
+        let limit = self.settings.request_timeout;
+        let request = self.request(Method::GET, &["v1", "ready"]);
+        let ask = async {
+            let response = self.head(request, limit).await?;
+            let status = response.status();
+            let body = read_whole(response, self.settings.idle_timeout).await?;
+            let report = json_of(&body)
+                .ok()
+                .filter(|report| report["ready"].is_boolean());
+            report.ok_or_else(|| {
+                let refusal = Refusal::read(status.as_u16(), None, &body);
+                Error::Refused(Box::new(refusal))
+            })
+        };
+        within(limit, ask).await
     }
 
     /// Stops a statement on every node. A statement that has ended already is no error.
     ///
     /// * errors: any but `Cut`.
     pub async fn cancel(&self, query_id: Uuid) -> Result<(), Error> {
-        let path = format!("v1/queries/{query_id}");
-        let request = self.request(Method::DELETE, &path)?;
+        let id = query_id.to_string();
+        let request = self.request(Method::DELETE, &["v1", "queries", &id]);
         match self.whole(request).await {
             Ok(_) => Ok(()),
             Err(Error::Refused(refusal)) if refusal.status == 404 => Ok(()),
@@ -168,13 +187,25 @@ impl Client {
     }
 
     /// A request for a path below the address, which may itself have a path.
-    pub(crate) fn request(&self, method: Method, path: &str) -> Result<RequestBuilder, Error> {
-        let path = path.trim_start_matches('/');
-        let url = self.base.join(path).map_err(|error| Error::Address {
-            url: format!("{}{path}", self.base),
-            reason: error.to_string(),
-        })?;
-        Ok(self.http.request(method, url))
+    pub(crate) fn request(&self, method: Method, path: &[&str]) -> RequestBuilder {
+        let mut url = self.base.clone();
+        // Every http address has a path, so its parts can be added to.
+        if let Ok(mut parts) = url.path_segments_mut() {
+            parts.pop_if_empty().extend(path);
+        }
+        self.http.request(method, url)
+    }
+
+    /// Sends, and waits for the head of any reply at most `limit`.
+    async fn head(&self, request: RequestBuilder, limit: Duration) -> Result<Response, Error> {
+        match tokio::time::timeout(limit, request.send()).await {
+            Ok(Ok(response)) => Ok(response),
+            Ok(Err(error)) => Err(Error::before_head(self.url(), limit, &error)),
+            Err(_) => {
+                let what = "the answer";
+                Err(Error::Timeout { what, limit })
+            }
+        }
     }
 
     /// Sends, and waits for the head of a good reply at most `limit`; reads the refusal otherwise.
@@ -183,15 +214,7 @@ impl Client {
         request: RequestBuilder,
         limit: Duration,
     ) -> Result<Response, Error> {
-        let head = tokio::time::timeout(limit, request.send()).await;
-        let response = match head {
-            Ok(Ok(response)) => response,
-            Ok(Err(error)) => return Err(Error::before_head(self.url(), limit, &error)),
-            Err(_) => {
-                let what = "the answer";
-                return Err(Error::Timeout { what, limit });
-            }
-        };
+        let response = self.head(request, limit).await?;
         if response.status().is_success() {
             return Ok(response);
         }
@@ -214,15 +237,26 @@ impl Client {
     async fn whole(&self, request: RequestBuilder) -> Result<Bytes, Error> {
         let limit = self.settings.request_timeout;
         let idle = self.settings.idle_timeout;
-        let all = async { read_whole(self.send(request, limit).await?, idle).await };
-        match tokio::time::timeout(limit, all).await {
-            Ok(outcome) => outcome,
-            Err(_) => {
-                let what = "the whole answer";
-                Err(Error::Timeout { what, limit })
-            }
-        }
+        within(limit, async {
+            read_whole(self.send(request, limit).await?, idle).await
+        })
+        .await
     }
+}
+
+async fn within<T>(
+    limit: Duration,
+    work: impl Future<Output = Result<T, Error>>,
+) -> Result<T, Error> {
+    let what = "the whole answer";
+    let late = |_| Err(Error::Timeout { what, limit });
+    tokio::time::timeout(limit, work).await.unwrap_or_else(late)
+}
+
+fn json_of(body: &[u8]) -> Result<Value, Error> {
+    serde_json::from_slice(body).map_err(|error| Error::Reply {
+        reason: format!("no JSON: {error}"),
+    })
 }
 
 /// Reads a body of bounded length to its end.
@@ -269,10 +303,10 @@ mod tests {
     fn a_path_in_the_address_is_kept() {
         let client = client("http://n:1/below", None).unwrap();
         assert_eq!(client.url(), "http://n:1/below/");
-        let request = client.request(Method::GET, "/v1/health").unwrap();
+        let request = client.request(Method::GET, &["v1", "tables", "a/b ?"]);
         assert_eq!(
             request.build().unwrap().url().as_str(),
-            "http://n:1/below/v1/health"
+            "http://n:1/below/v1/tables/a%2Fb%20%3F"
         );
     }
 

@@ -2,11 +2,11 @@
 //!
 //! 1. Bytes are pushed in pieces of any length; what is held is bounded by one batch, one line and
 //!    one piece, as long as the caller takes all cuts before it pushes again.
-//! 2. A batch ends where a line ends. A newline inside a quoted field belongs to its line, so a
-//!    line with quotes is walked byte by byte; the others cost two searches.
-//! 3. A quote that is never closed would swallow everything behind it: once a line is longer than
-//!    any line may be, or the stream ends in it, it ends at its first newline instead, and the node
-//!    says what is wrong with it.
+//! 2. A batch ends where a line ends. A newline inside a quoted field belongs to its line, so the
+//!    strings of a line with quotes are walked; the other lines cost two searches.
+//! 3. A string that is never closed would swallow everything behind it, here and on the node. Once
+//!    such a line is longer than any line may be, or the stream ends in it, it ends at its first
+//!    newline instead and goes out in a batch of its own, for the node to say what is wrong with it.
 //! 4. A line that is too long even so is cut out and reported, not sent.
 //!
 //! Never here: what a line means.
@@ -119,11 +119,19 @@ impl Cutter {
                     self.line += newlines(line).max(1);
                     self.whole += length;
                     self.rows += u64::from(is_row);
-                    if self.rows >= self.at.rows || self.whole >= self.at.bytes {
-                        if let Some(batch) = self.take() {
-                            return Some(Cut::Batch(batch));
-                        }
+                    let full = self.rows >= self.at.rows || self.whole >= self.at.bytes;
+                    if full && let Some(batch) = self.take() {
+                        return Some(Cut::Batch(batch));
                     }
+                }
+                NextLine::Open(length) => {
+                    if let Some(batch) = self.take() {
+                        return Some(Cut::Batch(batch));
+                    }
+                    self.line += 1;
+                    self.whole = length;
+                    self.rows = 1;
+                    return self.take().map(Cut::Batch);
                 }
                 NextLine::TooLong => {
                     // The lines before it go first, so that cuts come in the order of the source.
@@ -178,6 +186,8 @@ impl Cutter {
 enum NextLine {
     /// This many bytes, newline included.
     Whole(usize),
+    /// This many bytes up to its first newline, in a line with a string that is never closed.
+    Open(usize),
     TooLong,
     Unfinished,
 }
@@ -191,39 +201,70 @@ fn next_line(text: &[u8], longest: usize, ended: bool) -> NextLine {
     if first.len() > longest {
         return NextLine::TooLong;
     }
-    let quoted = memchr::memchr(b'"', first).is_some() && !is_comment(first);
-    match (quoted, newline) {
-        (false, Some(newline)) => NextLine::Whole(newline + 1),
-        (false, None) if ended => NextLine::Whole(text.len()),
-        (false, None) => NextLine::Unfinished,
-        (true, _) => match quoted_line_end(&text[..text.len().min(longest + 1)]) {
-            Some(end) => NextLine::Whole(end + 1),
-            None if ended || text.len() > longest => {
-                NextLine::Whole(newline.map_or(text.len(), |newline| newline + 1))
-            }
-            None => NextLine::Unfinished,
-        },
+    let with_newline = newline.map_or(text.len(), |newline| newline + 1);
+    if memchr::memchr(b'"', first).is_none() || is_comment(first) {
+        return match newline.is_some() || ended {
+            true => NextLine::Whole(with_newline),
+            false => NextLine::Unfinished,
+        };
+    }
+    match end_of_quoted(&text[..text.len().min(longest + 1)]) {
+        End::Newline(end) => NextLine::Whole(end + 1),
+        End::Text if ended && text.len() <= longest => NextLine::Whole(text.len()),
+        _ if ended || text.len() > longest => NextLine::Open(with_newline),
+        _ => NextLine::Unfinished,
     }
 }
 
-/// Where the newline is that ends a line whose fields may hold quoted ones.
-fn quoted_line_end(text: &[u8]) -> Option<usize> {
-    let mut in_fields = false;
-    let mut in_quotes = false;
-    let mut at = 0;
-    while at < text.len() {
-        match text[at] {
-            b'\\' if text.get(at + 1) != Some(&b'\n') => at += 1,
-            b'"' if in_quotes => in_quotes = false,
-            // A quote is one only where a value begins; elsewhere it is a letter like others.
-            b'"' if in_fields && text[at - 1] == b'=' => in_quotes = true,
-            b' ' => in_fields = true,
-            b'\n' if !in_quotes => return Some(at),
-            _ => {}
+/// How a text ends that begins with a line whose strings may hold newlines.
+enum End {
+    /// The line ends at this newline.
+    Newline(usize),
+    /// There is none behind its last string.
+    Text,
+    /// Within a string.
+    Open,
+}
+
+fn end_of_quoted(text: &[u8]) -> End {
+    let newline = memchr::memchr(b'\n', text);
+    let Some(fields) = first_space(&text[..newline.unwrap_or(text.len())]) else {
+        return newline.map_or(End::Text, End::Newline);
+    };
+    let mut at = fields;
+    while let Some(found) = memchr::memchr2(b'\n', b'"', &text[at..]) {
+        at += found;
+        if text[at] == b'\n' {
+            return End::Newline(at);
         }
+        // A quote opens a string only where a value begins; elsewhere it is a letter like others.
+        let opens = text[at - 1] == b'=' && text[at - 2] != b'\\';
         at += 1;
+        if opens {
+            match string_length(&text[at..]) {
+                Some(length) => at += length + 1,
+                None => return End::Open,
+            }
+        }
     }
-    None
+    End::Text
+}
+
+/// Where the fields begin: at the first space without a backslash before it.
+fn first_space(line: &[u8]) -> Option<usize> {
+    memchr::memchr_iter(b' ', line).find(|&at| at == 0 || line[at - 1] != b'\\')
+}
+
+/// Bytes of a string up to the quote that closes it.
+fn string_length(text: &[u8]) -> Option<usize> {
+    let mut at = 0;
+    loop {
+        at += memchr::memchr2(b'"', b'\\', text.get(at..)?)?;
+        match text[at] {
+            b'"' => return Some(at),
+            _ => at += 2,
+        }
+    }
 }
 
 fn is_comment(line: &[u8]) -> bool {
@@ -320,6 +361,7 @@ mod tests {
             at(1),
             &["1+1 a f=\\\"x\\ny\\\",g=2 5\\n", "3+1 b f=1\\n"],
         );
+        check("a f=\"x\ny\"", at(1), &["1+1 a f=\\\"x\\ny\\\""]);
         check(
             "a f=\"\\\"\n\"\nb f=1\n",
             at(1),
@@ -336,9 +378,15 @@ mod tests {
     #[test]
     fn an_open_quote_swallows_no_more_than_its_line() {
         check(
-            "a f=\"x\nb f=1\nc f=1\n",
+            "z f=1\na f=\"x\nb f=1\nc f=1\n",
             at(9),
-            &["1+3 a f=\\\"x\\nb f=1\\nc f=1\\n"],
+            &["1+1 z f=1\\n", "2+1 a f=\\\"x\\n", "3+2 b f=1\\nc f=1\\n"],
+        );
+        check("a f=\"x", at(9), &["1+1 a f=\\\"x"]);
+        check(
+            "a\" f=1\na\\ =\"b f=1\n",
+            at(9),
+            &["1+2 a\\\" f=1\\na\\\\ =\\\"b f=1\\n"],
         );
         let source = format!("a f=\"x\n{}", "b f=1\n".repeat(20));
         for step in [1, 7, 1_000] {

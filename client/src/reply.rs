@@ -98,11 +98,10 @@ impl Reply {
         &self.summary
     }
 
-    /// Reads a `json` reply to its end.
+    /// Reads a reply to its end.
     ///
-    /// * errors: as [`Reply::chunk`]; `Reply` too if it is longer than [`ANSWER_BYTES_MAX`] or was
-    ///   asked for in another format.
-    pub async fn answer(mut self) -> Result<Answer, Error> {
+    /// * errors: as [`Reply::chunk`]; `Reply` too if it is longer than [`ANSWER_BYTES_MAX`].
+    pub async fn body(mut self) -> Result<Vec<u8>, Error> {
         let mut body = Vec::new();
         while let Some(piece) = self.chunk().await? {
             if body.len() + piece.len() > ANSWER_BYTES_MAX {
@@ -111,7 +110,14 @@ impl Reply {
             }
             body.extend_from_slice(&piece);
         }
-        Answer::read(&body)
+        Ok(body)
+    }
+
+    /// Reads a `json` reply to its end.
+    ///
+    /// * errors: as [`Reply::body`]; `Reply` too if it was asked for in another format.
+    pub async fn answer(self) -> Result<Answer, Error> {
+        Answer::read(&self.body().await?)
     }
 }
 

@@ -121,7 +121,7 @@ impl Client {
     ///   statement on the node; [`Client::cancel`] does so by name.
     pub async fn sql(&self, statement: &Statement) -> Result<Reply, Error> {
         let request = self
-            .request(Method::POST, "v1/sql")?
+            .request(Method::POST, &["v1", "sql"])
             .header("x-auxo-query-id", statement.query_id.to_string())
             .header(header::ACCEPT_ENCODING, "identity")
             .json(statement);

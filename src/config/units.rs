@@ -104,7 +104,7 @@ fn scaled(text: &str, units: &[(&str, u64)]) -> Option<u64> {
 
 /// Writes with the largest unit that divides the number.
 fn write_scaled(f: &mut fmt::Formatter<'_>, number: u64, units: &[(&str, u64)]) -> fmt::Result {
-    let fits = |(_, scale): &&(&str, u64)| number >= *scale && number % scale == 0;
+    let fits = |(_, scale): &&(&str, u64)| number >= *scale && number.is_multiple_of(*scale);
     match units.iter().find(fits).or(units.last()) {
         Some((name, scale)) => write!(f, "{}{name}", number / scale),
         None => write!(f, "{number}"),

@@ -122,7 +122,7 @@ mod tests {
     #[test]
     fn a_table_has_columns_below_their_names() {
         assert_eq!(
-            text(|answer, out| table(answer, out)),
+            text(table),
             "host         |    n |                   ü\n\
              -------------+------+--------------------\n\
              web1         |    5 | 0.30000000000000004\n\
@@ -133,7 +133,7 @@ mod tests {
     #[test]
     fn vertical_has_a_line_for_each_value() {
         assert_eq!(
-            text(|answer, out| vertical(answer, out)),
+            text(vertical),
             "-[ row 1 ]-\nhost | web1\nn    | 5\nü    | 0.30000000000000004\n\
              -[ row 2 ]-\nhost | é\\n\\u{1b}[2J\nn    | NULL\nü    | NaN\n"
         );

@@ -10,8 +10,7 @@ use std::path::Path;
 use auxo_client::lines::Lines;
 use auxo_client::write::Written;
 
-use super::Batch;
-use super::source::LongLine;
+use super::source::{Batch, LongLine};
 use crate::exit::usage;
 
 /// The standard error stream shows at most so many lines; the report still counts all of them.

@@ -5,30 +5,35 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::Context as _;
-use auxo_client::lines::{Cut, CutAt, Cutter};
+use auxo_client::lines::{Cut, CutAt, Cutter, Lines};
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 
-use super::Batch;
 use crate::exit::usage;
 
 /// How much is read at once, in bytes.
 const READ_BYTES: usize = 1 << 20;
 
 /// What comes next.
-pub(super) enum Piece {
+pub(crate) enum Piece {
     Batch(Batch),
     TooLong(LongLine),
 }
 
+/// Lines and where they come from.
+pub(crate) struct Batch {
+    pub(crate) file: Arc<str>,
+    pub(crate) lines: Lines,
+}
+
 /// A line above any node's limit.
-pub(super) struct LongLine {
-    pub(super) file: Arc<str>,
-    pub(super) line: u64,
-    pub(super) beginning: bytes::Bytes,
+pub(crate) struct LongLine {
+    pub(crate) file: Arc<str>,
+    pub(crate) line: u64,
+    pub(crate) beginning: bytes::Bytes,
 }
 
 /// Files that are still to be read. A batch never spans two of them.
-pub(super) struct Source {
+pub(crate) struct Source {
     waiting: VecDeque<PathBuf>,
     open: Option<Open>,
     buffer: Vec<u8>,
@@ -45,7 +50,7 @@ struct Open {
 
 impl Source {
     /// Checks that every file is there, so that a typing error stores nothing.
-    pub(super) async fn open(files: &[PathBuf], cut_at: CutAt) -> anyhow::Result<Self> {
+    pub(crate) async fn open(files: &[PathBuf], cut_at: CutAt) -> anyhow::Result<Self> {
         let waiting: VecDeque<_> = match files {
             [] => [PathBuf::from("-")].into(),
             files => files.to_vec().into(),
@@ -75,12 +80,12 @@ impl Source {
     }
 
     /// Bytes of all files together, if all of them are files.
-    pub(super) fn total_bytes(&self) -> Option<u64> {
+    pub(crate) fn total_bytes(&self) -> Option<u64> {
         self.total_bytes
     }
 
     /// The next piece, in the order of the files; nothing after the last.
-    pub(super) async fn next(&mut self) -> anyhow::Result<Option<Piece>> {
+    pub(crate) async fn next(&mut self) -> anyhow::Result<Option<Piece>> {
         loop {
             let Some(open) = &mut self.open else {
                 let Some(file) = self.waiting.pop_front() else {

@@ -6,7 +6,7 @@ use auxo_client::write::{Undelivered, Written};
 use indicatif::{HumanCount, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use tokio::time::Instant;
 
-use super::Batch;
+use super::source::Batch;
 use crate::exit::Exit;
 use crate::output::{notice, stderr_is_terminal};
 

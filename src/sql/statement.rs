@@ -43,11 +43,11 @@ pub(crate) async fn run(
         // The node ends the reply now. What it says no longer matters, only that it was heard.
         let _ = timeout(CANCEL_LIMIT, &mut work).await;
     };
-    tokio::select! {
-        () = cancelled => {}
-        () = interrupts.next() => {}
-    }
-    Err(Cancelled.into())
+    let confirmed = tokio::select! {
+        () = cancelled => true,
+        () = interrupts.next() => false,
+    };
+    Err(Cancelled { confirmed }.into())
 }
 
 impl Asking {
