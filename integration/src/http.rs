@@ -12,13 +12,15 @@ pub struct Http {
     base: String,
 }
 
-/// Status, headers that matter, and body of an answer.
+/// Status, headers and body of an answer.
 #[derive(Clone, Debug)]
 pub struct Answer {
     /// HTTP status.
     pub status: u16,
     /// `Retry-After`, if any, in seconds.
     pub retry_after_s: Option<u64>,
+    /// Every header.
+    pub headers: reqwest::header::HeaderMap,
     /// The body as text.
     pub body: String,
 }
@@ -60,10 +62,12 @@ impl Http {
         let retry_after = response.headers().get("retry-after");
         let retry_after_s = retry_after.and_then(|value| value.to_str().ok()?.parse().ok());
         let status = response.status().as_u16();
+        let headers = response.headers().clone();
         let body = response.bytes().await.context("body")?;
         Ok(Answer {
             status,
             retry_after_s,
+            headers,
             body: String::from_utf8_lossy(&body).into_owned(),
         })
     }

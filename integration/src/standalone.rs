@@ -23,6 +23,8 @@ pub struct Setup {
     pub folder: PathBuf,
     /// Lines of configuration besides addresses and directories, as TOML.
     pub config: String,
+    /// Port of its public listener; a free one unless set.
+    pub port: Option<u16>,
 }
 
 /// A running node.
@@ -46,6 +48,7 @@ impl Setup {
             binary: binary.to_owned(),
             folder: folder.to_owned(),
             config: String::new(),
+            port: None,
         }
     }
 
@@ -65,7 +68,7 @@ impl Setup {
 
     /// Starts it and does not wait.
     pub fn spawn(&self) -> Result<Standalone> {
-        let port = free_port()?;
+        let port = self.port.map_or_else(free_port, Ok)?;
         let config = self.folder.join("auxo.toml");
         let data = self.data();
         let mut file = File::create(&config).context("configuration")?;
@@ -140,9 +143,14 @@ impl Standalone {
         kill_process(pid, signal).context("signal")
     }
 
+    /// Its log, and that of nodes that ran in its folder before it.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
     /// The end of its log.
     pub fn log_tail(&self) -> String {
-        let text = std::fs::read_to_string(&self.log).unwrap_or_default();
+        let text = self.log();
         let lines: Vec<&str> = text.lines().collect();
         lines[lines.len().saturating_sub(30)..].join("\n")
     }
