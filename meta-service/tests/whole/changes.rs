@@ -213,7 +213,9 @@ async fn a_node_that_comes_back_without_its_shards_is_told_to_open_them_again() 
             tokio::time::sleep(std::time::Duration::from_millis(5)).await;
         }
     };
-    tokio::time::timeout(std::time::Duration::from_secs(20), opened).await.unwrap();
+    tokio::time::timeout(std::time::Duration::from_secs(20), opened)
+        .await
+        .unwrap();
     {
         let state = node.state.lock();
         assert_eq!(state.shards.len(), 2);
