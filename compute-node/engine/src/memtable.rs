@@ -64,12 +64,16 @@ pub struct Piece {
 
 #[derive(Debug)]
 enum Content {
-    Part {
-        rows: Rows,
-        table: Arc<TableInfo>,
-        sorted: OnceLock<Result<Sorted, SstError>>,
-    },
+    Part(Box<Part>),
     Run(Sorted),
+}
+
+/// A request's own columns, and their sorted copy once somebody has asked for it.
+#[derive(Debug)]
+struct Part {
+    rows: Rows,
+    table: Arc<TableInfo>,
+    sorted: OnceLock<Result<Sorted, SstError>>,
 }
 
 /// Rows in key order with the fields they have.
@@ -90,7 +94,7 @@ impl Piece {
     /// Number of distinct series, counted again in each batch of a run.
     pub fn series(&self) -> usize {
         match &self.content {
-            Content::Part { rows, .. } => rows.series.len(),
+            Content::Part(part) => part.rows.series.len(),
             Content::Run(sorted) => sorted.batches.iter().map(|batch| batch.series.len()).sum(),
         }
     }
@@ -101,11 +105,10 @@ impl Piece {
     pub fn sorted(&self) -> Result<Sorted, SstError> {
         match &self.content {
             Content::Run(sorted) => Ok(sorted.clone()),
-            Content::Part {
-                rows,
-                table,
-                sorted,
-            } => sorted.get_or_init(|| sort_part(rows, table)).clone(),
+            Content::Part(part) => {
+                let sort = || sort_part(&part.rows, &part.table);
+                part.sorted.get_or_init(sort).clone()
+            }
         }
     }
 
@@ -176,11 +179,11 @@ pub fn parts(rows: Rows, table: &Arc<TableInfo>, seq: Seq) -> Vec<(i64, Piece)> 
 
 fn part(rows: Rows, table: &Arc<TableInfo>, seq: Seq, t_min: i64, t_max: i64) -> Piece {
     let (count, bytes) = (rows.len(), part_bytes(&rows));
-    let content = Content::Part {
+    let content = Content::Part(Box::new(Part {
         rows,
         table: Arc::clone(table),
         sorted: OnceLock::new(),
-    };
+    }));
     Piece {
         seq_min: seq,
         seq_max: seq,
@@ -263,10 +266,13 @@ impl TabletRows {
 /// Number of branches between which the tablets of a memtable are spread.
 const BRANCHES: u64 = 64;
 
+/// Some tablets of a shard with their rows.
+type Branch = BTreeMap<TabletId, Arc<TabletRows>>;
+
 /// The memtables of a shard: a list of two levels, so that pushing a part copies one branch only.
 #[derive(Clone, Debug)]
 pub struct Memtables {
-    branches: Arc<Vec<Arc<BTreeMap<TabletId, Arc<TabletRows>>>>>,
+    branches: Arc<Vec<Arc<Branch>>>,
 }
 
 impl Default for Memtables {
@@ -320,7 +326,7 @@ impl Memtables {
         }
     }
 
-    fn branch(&self, tablet: TabletId) -> &BTreeMap<TabletId, Arc<TabletRows>> {
+    fn branch(&self, tablet: TabletId) -> &Branch {
         &self.branches[(tablet.0 % BRANCHES) as usize]
     }
 }
