@@ -11,23 +11,48 @@ use anyhow::{Context, Result, bail};
 ///   this program was built in, so that it is never older than the sources.
 /// * effects: may run cargo for minutes.
 pub fn auxo(given: Option<&Path>) -> Result<PathBuf> {
-    if let Some(given) = given {
-        let found = given.canonicalize();
-        return found.with_context(|| format!("--auxo {}", given.display()));
+    match given {
+        Some(given) => {
+            let found = given.canonicalize();
+            found.with_context(|| format!("--auxo {}", given.display()))
+        }
+        None => build(&profile()?),
     }
+}
+
+/// Path of the binary beside the test that runs; built only if there is none.
+///
+/// * effects: may run cargo for minutes.
+pub fn beside() -> Result<PathBuf> {
+    let profile = profile()?;
+    let path = profile.join("auxo");
+    match path.exists() {
+        true => Ok(path),
+        false => build(&profile),
+    }
+}
+
+/// The folder of the profile in which this program, or this test in its `deps`, was built.
+fn profile() -> Result<PathBuf> {
     let here = std::env::current_exe().context("own path")?;
-    let folder = here
-        .ancestors()
-        .find(|at| at.join("auxo.d").exists() || at.ends_with("release"));
-    let folder = folder
-        .or_else(|| here.ancestors().find(|at| at.ends_with("debug")))
-        .context("this program does not lie in a target directory; pass --auxo PATH")?;
+    let folder = here.parent().filter(|folder| !folder.ends_with("deps"));
+    let folder = folder.or_else(|| here.ancestors().nth(2));
+    let known = folder.filter(|at| at.ends_with("debug") || at.ends_with("release"));
+    let known =
+        known.context("this program does not lie in a target directory; pass --auxo PATH")?;
+    Ok(known.to_owned())
+}
+
+/// Builds with the features of the whole workspace: others would build everything once more.
+fn build(profile: &Path) -> Result<PathBuf> {
+    let target = profile.parent().context("a profile lies in a target")?;
     let mut cargo = Command::new("cargo");
     cargo
         .current_dir(env!("CARGO_MANIFEST_DIR"))
-        .args(["build", "--quiet"]);
-    cargo.args(["-p", "integration", "-p", "auxo", "--bin", "auxo"]);
-    if folder.ends_with("release") {
+        .args(["build", "--quiet", "--workspace", "--bin", "auxo"])
+        .arg("--target-dir")
+        .arg(target);
+    if profile.ends_with("release") {
         cargo.arg("--release");
     }
     let built = cargo
@@ -36,7 +61,7 @@ pub fn auxo(given: Option<&Path>) -> Result<PathBuf> {
     if !built.success() {
         bail!("building auxo failed");
     }
-    let path = folder.join("auxo");
+    let path = profile.join("auxo");
     match path.exists() {
         true => Ok(path),
         false => bail!("{} was not built; pass --auxo PATH", path.display()),

@@ -3,7 +3,7 @@
 //! promised.
 //!
 //! Rooms: [`binary`] (builds or finds `auxo`), [`standalone`] (one node as a child process),
-//! [`http`] (what the programs ask of it), [`wait`] (conditions with a deadline), [`disk`] (where
+//! [`http`] (what the programs ask of it), [`power_loss`] (disks as a loss of power leaves them), [`wait`] (conditions with a deadline), [`disk`] (where
 //! temporary directories go); [`queries`] (the benchmark's fifteen), [`duckdb`] (the oracle for
 //! them), [`compare`] (answers row by row), [`zero_line`] (plain DataFusion on our files),
 //! [`process`] (what a process used).
@@ -15,6 +15,7 @@ pub mod compare;
 pub mod disk;
 pub mod duckdb;
 pub mod http;
+pub mod power_loss;
 pub mod process;
 pub mod queries;
 pub mod standalone;

@@ -14,6 +14,9 @@
 //! Reads, lists and deletes are those of `object_store`: a delete that is undone by a loss of power
 //! leaves garbage, never a hole. Staged files end in `#` and digits and are never listed.
 //!
+//! With a witness every change of files is told after it was made, in order of each file and folder,
+//! so that a test can build what a disk holds that lost its power.
+//!
 //! Never here: multipart uploads and copies (nothing of ours uses them, and they would not be
 //! synced), updates in place.
 
@@ -26,8 +29,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use async_trait::async_trait;
-use futures::StreamExt;
 use futures::stream::BoxStream;
+use futures::{StreamExt, TryStreamExt};
 use object_store::local::LocalFileSystem;
 use object_store::path::Path;
 use object_store::{
@@ -36,12 +39,53 @@ use object_store::{
 };
 use parking_lot::Mutex;
 
+/// A change of files that was made; without the syncs it may not last.
+#[derive(Clone, Copy, Debug)]
+pub enum Change<'a> {
+    /// A folder was made, or was there.
+    MakeFolder(&'a FilePath),
+    /// A file was made and written.
+    MakeFile(&'a FilePath, &'a PutPayload),
+    /// Its content lasts.
+    SyncFile(&'a FilePath),
+    /// A file got a second name, in the same folder.
+    Link(&'a FilePath, &'a FilePath),
+    /// A file got another name, in the same folder, which may have been another file's.
+    Rename(&'a FilePath, &'a FilePath),
+    /// A name was removed.
+    Remove(&'a FilePath),
+    /// The names in a folder last.
+    SyncFolder(&'a FilePath),
+}
+
+/// Is told every change; never blocks for long.
+pub type Witness = Arc<dyn Fn(Change<'_>) + Send + Sync>;
+
 /// A directory; clones share it. Needs a tokio runtime, whose blocking threads do the work.
 #[derive(Clone, Debug)]
 pub struct LocalStore {
     files: Arc<LocalFileSystem>,
     root: PathBuf,
     state: Arc<State>,
+    witness: Told,
+}
+
+/// Who is told what was done, if anybody.
+#[derive(Clone, Default)]
+struct Told(Option<Witness>);
+
+impl Told {
+    fn tell(&self, change: Change<'_>) {
+        if let Some(witness) = &self.0 {
+            witness(change);
+        }
+    }
+}
+
+impl fmt::Debug for Told {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0.is_some())
+    }
 }
 
 #[derive(Debug, Default)]
@@ -71,7 +115,14 @@ impl LocalStore {
             files: Arc::new(LocalFileSystem::new_with_prefix(&root)?),
             root,
             state: Arc::default(),
+            witness: Told::default(),
         })
+    }
+
+    /// The same directory, whose changes from now on are told; those of making it are not.
+    pub fn witnessed(self, witness: Witness) -> Self {
+        let witness = Told(Some(witness));
+        Self { witness, ..self }
     }
 
     fn usable(&self) -> Result<()> {
@@ -86,6 +137,14 @@ impl LocalStore {
     fn land(&self, path: &FilePath, payload: &PutPayload, mode: &PutMode) -> Result<()> {
         let folder = path.parent().unwrap_or(&self.root);
         fs::create_dir_all(folder).map_err(|error| failed("make a folder", error))?;
+        let mut made: Vec<&FilePath> = folder
+            .ancestors()
+            .take_while(|folder| **folder != *self.root)
+            .collect();
+        made.reverse();
+        for folder in made {
+            self.witness.tell(Change::MakeFolder(folder));
+        }
         let staged = self
             .stage(path, payload)
             .map_err(|error| failed("write", error))?;
@@ -93,9 +152,17 @@ impl LocalStore {
             PutMode::Create => fs::hard_link(&staged, path),
             PutMode::Overwrite | PutMode::Update(_) => fs::rename(&staged, path),
         };
+        if landed.is_ok() {
+            self.witness.tell(match mode {
+                PutMode::Create => Change::Link(&staged, path),
+                PutMode::Overwrite | PutMode::Update(_) => Change::Rename(&staged, path),
+            });
+        }
         if matches!(mode, PutMode::Create) || landed.is_err() {
             // What stays is never listed and costs only room.
-            let _ = fs::remove_file(&staged);
+            if fs::remove_file(&staged).is_ok() {
+                self.witness.tell(Change::Remove(&staged));
+            }
         }
         match landed {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
@@ -134,9 +201,13 @@ impl LocalStore {
         let written = payload
             .iter()
             .try_for_each(|bytes| file.write_all(bytes))
+            .inspect(|()| self.witness.tell(Change::MakeFile(&staged, payload)))
             .and_then(|()| file.sync_all());
         match written {
-            Ok(()) => Ok(staged),
+            Ok(()) => {
+                self.witness.tell(Change::SyncFile(&staged));
+                Ok(staged)
+            }
             Err(error) => {
                 let _ = fs::remove_file(&staged);
                 Err(error)
@@ -147,19 +218,25 @@ impl LocalStore {
     /// Syncs a folder's entries, and its own entry and those above it if that was never done here:
     /// another put may have made them and not have come that far.
     fn make_last(&self, folder: &FilePath) -> io::Result<()> {
-        sync_folder(folder)?;
+        self.sync_folder(folder)?;
         for folder in folder.ancestors() {
             let known = *folder == *self.root || self.state.lasting.lock().contains(folder);
             let Some(above) = folder.parent().filter(|_| !known) else {
                 break;
             };
-            sync_folder(above)?;
+            self.sync_folder(above)?;
         }
         let mut lasting = self.state.lasting.lock();
         let below_root = folder
             .ancestors()
             .take_while(|folder| **folder != *self.root);
         lasting.extend(below_root.map(FilePath::to_path_buf));
+        Ok(())
+    }
+
+    fn sync_folder(&self, folder: &FilePath) -> io::Result<()> {
+        sync_folder(folder)?;
+        self.witness.tell(Change::SyncFolder(folder));
         Ok(())
     }
 }
@@ -230,7 +307,15 @@ impl ObjectStore for LocalStore {
         &self,
         locations: BoxStream<'static, Result<Path>>,
     ) -> BoxStream<'static, Result<Path>> {
-        self.files.delete_stream(locations)
+        let (files, witness) = (Arc::clone(&self.files), self.witness.clone());
+        let deleted = self.files.delete_stream(locations);
+        deleted
+            .inspect_ok(move |location| {
+                if let Ok(path) = files.path_to_filesystem(location) {
+                    witness.tell(Change::Remove(&path));
+                }
+            })
+            .boxed()
     }
 
     fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
@@ -252,7 +337,6 @@ impl ObjectStore for LocalStore {
 
 #[cfg(test)]
 mod tests {
-    use futures::TryStreamExt;
     use object_store::ObjectStoreExt;
 
     use super::*;

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use auxo_proto::ids::{ShardId, Term};
 use auxo_proto::random::Random;
-use auxo_wal_adapters::{Frame, FrameKind, Offset, Region, RegionId, WalError};
+use auxo_wal_adapters::{Frame, FrameKind, Offset, Placed, Region, RegionId, WalError};
 use bytes::Bytes;
 use tokio::time::Instant;
 
@@ -78,14 +78,16 @@ pub(crate) enum ClaimError {
 }
 
 /// Appends a claim and sees to it that it is in the log.
+///
+/// * returns: where it is, as far as the service says.
 pub(crate) async fn append(
     region: &Arc<dyn Region>,
     claim: &Frame,
     deadline: Instant,
-) -> Result<(), ClaimError> {
+) -> Result<Placed, ClaimError> {
     loop {
         match region.append(claim.clone()).await {
-            Ok(_) => return Ok(()),
+            Ok(placed) => return Ok(placed),
             Err(error) => {
                 let error = match error {
                     auxo_wal_adapters::AppendError::Refused(error)
@@ -123,6 +125,9 @@ pub(crate) async fn replay(
             }
             Err(error) => return Err(ClaimError::Log(error)),
         };
+        if chunk.frames.is_empty() && Instant::now() > deadline {
+            return Err(ClaimError::Log(WalError::Unavailable));
+        }
         for (offset, frame) in chunk.frames {
             let own = frame.kind == FrameKind::Claim && frame.writer == writer;
             let fed = state.feed(offset, &frame, None)?;

@@ -22,7 +22,7 @@ use auxo_proto::ids::{ShardId, Term};
 use auxo_sst::manifest::Manifest;
 use auxo_sst::manifest_store::ManifestStore;
 use auxo_sst::names;
-use auxo_wal_adapters::{Offset, Region, RegionId, WalError};
+use auxo_wal_adapters::{Offset, Placed, Region, RegionId, WalError};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::Instant;
 
@@ -100,7 +100,7 @@ impl Engine {
         let began = Instant::now();
         let manifests =
             ManifestStore::new(Arc::clone(&self.0.store), names::shard_folder(order.shard));
-        let newest = read_newest(&manifests).await?;
+        let newest = read_newest(order.shard, &manifests).await?;
         let term = self.next_term(&order, newest.as_ref().map(|(_, manifest)| manifest.term))?;
         let writer = self.0.random.next_u64();
         let region = RegionId {
@@ -119,12 +119,19 @@ impl Engine {
         let region = self.0.wal.open(region).await.map_err(log_error)?;
         let deadline = Instant::now() + OPEN_TIME;
         let claim_frame = claim::frame(&id, term, writer, 0);
-        claim::append(&region, &claim_frame, deadline)
+        let placed = claim::append(&region, &claim_frame, deadline)
             .await
             .map_err(claim_error)?;
         loop {
             let claimed = self
-                .replay(&order, &manifests, &region, writer, deadline)
+                .replay(
+                    &order,
+                    &manifests,
+                    &region,
+                    (term, writer),
+                    placed,
+                    deadline,
+                )
                 .await?;
             let own = Own {
                 term,
@@ -191,11 +198,12 @@ impl Engine {
         order: &OpenLeader,
         manifests: &ManifestStore,
         region: &Arc<dyn Region>,
-        writer: u64,
+        (term, writer): (Term, u64),
+        placed: Placed,
         deadline: Instant,
     ) -> Result<Claimed, OpenError> {
         loop {
-            let newest = read_newest(manifests).await?;
+            let newest = read_newest(order.shard, manifests).await?;
             let first = committer::first_manifest(order.incarnation);
             let (number, manifest) = newest
                 .as_ref()
@@ -204,14 +212,26 @@ impl Engine {
                 let (found, ordered) = (manifest.incarnation, order.incarnation);
                 return Err(OpenError::Foreign { found, ordered });
             }
+            // Such a claim would never be come across.
+            if let Placed::At(at) = placed
+                && (number > 0 && at <= manifest.claim || at < manifest.flushed)
+            {
+                return Err(match manifest.term > term {
+                    true => OpenError::NotLeader(manifest.term),
+                    false => OpenError::Parked(format!(
+                        "the log of shard {} ended at {at}, but the manifest knows it up to {} and a claim at {}",
+                        order.shard, manifest.flushed, manifest.claim
+                    )),
+                });
+            }
             let unflushed = Arc::new(AtomicU64::new(0));
             let budget = self.0.budget.clone();
             let mut state = State::of_manifest(number, manifest, budget, Arc::clone(&unflushed));
             match claim::replay(region, &mut state, writer, deadline).await {
                 Ok(claim) if number > 0 && claim <= manifest.claim || claim < manifest.flushed => {
                     return Err(OpenError::Parked(format!(
-                        "claim counted at {claim}, but the manifest knows the log up to {} and a claim at {}",
-                        manifest.flushed, manifest.claim
+                        "claim of shard {} counted at {claim}, but the manifest knows the log up to {} and a claim at {}",
+                        order.shard, manifest.flushed, manifest.claim
                     )));
                 }
                 Ok(claim) => {
@@ -226,7 +246,7 @@ impl Engine {
                     let bytes = state.current.get().memory_bytes();
                     self.0.budget.sub(bytes);
                     tracing::info!(shard = %order.shard, start, "log was cut, reading the manifest again");
-                    let seen = read_newest(manifests).await?;
+                    let seen = read_newest(order.shard, manifests).await?;
                     let same = seen.map(|(number, _)| number).unwrap_or(0) == number;
                     if same && Instant::now() > deadline {
                         return Err(OpenError::Parked(format!(
@@ -314,11 +334,16 @@ impl Engine {
     }
 }
 
-async fn read_newest(manifests: &ManifestStore) -> Result<Option<(u64, Manifest)>, OpenError> {
+async fn read_newest(
+    shard: ShardId,
+    manifests: &ManifestStore,
+) -> Result<Option<(u64, Manifest)>, OpenError> {
     use auxo_sst::manifest_store::ReadError;
     manifests.newest().await.map_err(|error| match error {
         ReadError::Store(error) => OpenError::Unavailable(error.to_string()),
-        error @ ReadError::Unreadable { .. } => OpenError::Parked(error.to_string()),
+        error @ ReadError::Unreadable { .. } => {
+            OpenError::Parked(format!("shard {shard}: {error}"))
+        }
     })
 }
 

@@ -1,6 +1,8 @@
 //! A shard over the reference log and an in-memory store: what is acked is there, once, after
 //! whatever happens to leaders.
 
+#![allow(clippy::unwrap_used, reason = "a test ends where it cannot go on")]
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;

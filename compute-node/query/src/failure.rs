@@ -249,6 +249,11 @@ fn of_error(error: &DataFusionError) -> (Failure, Option<String>) {
         DataFusionError::Execution(text) => (of_execution_text(text), None),
         DataFusionError::ArrowError(arrow, _) => (of_arrow(arrow), None),
         DataFusionError::ResourcesExhausted(text) => (of_resources(text), None),
+        // The operators ~ and !~ call this a bug of theirs.
+        DataFusionError::Internal(text) if text.contains("expression did not compile") => {
+            let detail = "a regular expression cannot be read, or would be too large";
+            (Failure::new(ErrorCode::Execution, detail), None)
+        }
         _ => (internal(error), None),
     }
 }

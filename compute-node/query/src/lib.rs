@@ -30,6 +30,7 @@ pub mod source;
 mod statement;
 mod table;
 mod tokens;
+mod yielding;
 
 pub use delete::Delete;
 pub use insert::{Insert, rows_of};

@@ -9,6 +9,11 @@
 //!
 //! Every figure is printed with the machine's load; nothing here fails on a slow machine.
 
+#![allow(
+    clippy::print_stdout,
+    reason = "the report is what this program is for"
+)]
+
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;

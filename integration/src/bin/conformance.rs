@@ -4,6 +4,11 @@
 //! apply to an adapter says why in its row. Run with `child …` this program is the writer that the
 //! suite kills.
 
+#![allow(
+    clippy::print_stdout,
+    reason = "the report is what this program is for"
+)]
+
 use std::process::ExitCode;
 use std::time::Duration;
 

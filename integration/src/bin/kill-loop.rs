@@ -5,7 +5,15 @@
 //! number. Flushes and compactions are forced often, so that kills fall into them. After each round
 //! every writer's numbers must be there exactly once.
 //!
-//! Ends with `lost=0 doubled=0 rounds=N`.
+//! Before that, in this process: some seconds of work on a recorded disk, which is then opened as a
+//! loss of power would have left it, at as many moments as wanted.
+//!
+//! Prints `lost=0 images=N` for the one, and ends with `lost=0 doubled=0 rounds=N` for the other.
+
+#![allow(
+    clippy::print_stdout,
+    reason = "the report is what this program is for"
+)]
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -18,7 +26,7 @@ use auxo_proto::random::Random;
 use clap::Parser;
 use integration::http::Http;
 use integration::standalone::{Setup, Standalone};
-use integration::{binary, disk};
+use integration::{binary, disk, power_loss};
 use parking_lot::RwLock;
 use tokio::time::Instant;
 
@@ -42,6 +50,9 @@ struct Arguments {
     /// How often it is killed.
     #[arg(long, default_value_t = 50)]
     rounds: u32,
+    /// Losses of power, each at another moment of one recording; 0 for none.
+    #[arg(long, default_value_t = 200)]
+    images: u64,
     /// The binary under test; built if not given.
     #[arg(long)]
     auxo: Option<PathBuf>,
@@ -69,6 +80,12 @@ async fn main() -> Result<()> {
     let arguments = Arguments::parse();
     if !arguments.standalone {
         bail!("say --standalone");
+    }
+    if arguments.images > 0 {
+        images(arguments.images, arguments.seed).await?;
+    }
+    if arguments.rounds == 0 {
+        return Ok(());
     }
     let folder = disk::folder("kill-loop")?;
     let mut setup = Setup::new(&binary::auxo(arguments.auxo.as_deref())?, folder.path());
@@ -132,6 +149,20 @@ async fn main() -> Result<()> {
     match (lost, doubled) {
         (0, 0) => Ok(()),
         _ => bail!("rows are missing or stand twice"),
+    }
+}
+
+async fn images(images: u64, seed: u64) -> Result<()> {
+    let folder = disk::folder("power-loss")?;
+    let verdict = power_loss::run(images, seed, folder.path()).await?;
+    println!(
+        "recorded {} changes of files: {} rows acked, {} manifests",
+        verdict.steps, verdict.acked, verdict.manifests
+    );
+    println!("lost={} images={}", verdict.lost, verdict.images);
+    match (verdict.lost, verdict.doubled) {
+        (0, 0) => Ok(()),
+        (_, doubled) => bail!("rows are missing, or stand twice: {doubled}"),
     }
 }
 

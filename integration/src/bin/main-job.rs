@@ -3,6 +3,11 @@
 //!
 //! Ends with `main-job: N rows, 15/15 equal before restart, 15/15 after`.
 
+#![allow(
+    clippy::print_stdout,
+    reason = "the report is what this program is for"
+)]
+
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::Command;

@@ -103,15 +103,46 @@ impl Tape {
         image.dir(ROOT, into)
     }
 
-    pub(super) fn make_dir(&self, path: &Path) -> io::Result<()> {
+    /// A directory was made.
+    pub fn make_dir(&self, path: &Path) -> io::Result<()> {
         self.link(path, true).map(drop)
+    }
+
+    /// A file was made, with that content.
+    pub fn make_file_of(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
+        let node = self.make_file(path)?;
+        self.write(node, 0, bytes);
+        Ok(())
+    }
+
+    /// The content of a file was made durable.
+    pub fn sync_file(&self, path: &Path) -> io::Result<()> {
+        let node = self.find(path)?;
+        self.sync(node);
+        Ok(())
+    }
+
+    /// A file got a second name in the directory where it has its first.
+    pub fn hard_link(&self, from: &Path, to: &Path) -> io::Result<()> {
+        let node = self.find(from)?;
+        let mut state = self.state.lock();
+        let (dir, name) = self.place(&state, to)?;
+        state.names.insert((dir, name.clone()), node);
+        state.steps.push((dir, Change::Link(name, node)));
+        Ok(())
+    }
+
+    /// Whether the tape knows that name.
+    pub fn knows(&self, path: &Path) -> bool {
+        self.find(path).is_ok()
     }
 
     pub(super) fn make_file(&self, path: &Path) -> io::Result<Node> {
         self.link(path, false)
     }
 
-    pub(super) fn unlink(&self, path: &Path) -> io::Result<()> {
+    /// A name was removed.
+    pub fn unlink(&self, path: &Path) -> io::Result<()> {
         let mut state = self.state.lock();
         let (dir, name) = self.place(&state, path)?;
         state.names.remove(&(dir, name.clone()));
@@ -119,8 +150,8 @@ impl Tape {
         Ok(())
     }
 
-    /// Within one directory.
-    pub(super) fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+    /// A name was changed, within one directory.
+    pub fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         let mut state = self.state.lock();
         let (dir, from_name) = self.place(&state, from)?;
         let (_, to_name) = self.place(&state, to)?;
@@ -132,7 +163,8 @@ impl Tape {
         Ok(())
     }
 
-    pub(super) fn sync_dir(&self, path: &Path) -> io::Result<()> {
+    /// The names in a directory were made durable.
+    pub fn sync_dir(&self, path: &Path) -> io::Result<()> {
         let node = self.find(path)?;
         self.sync(node);
         Ok(())

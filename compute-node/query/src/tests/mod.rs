@@ -1,6 +1,6 @@
 //! Tests through the crate's own door: text in, text out, over tables that lie in memory.
 
-mod memory_table;
+pub(crate) mod memory_table;
 mod queries;
 mod texts;
 

@@ -191,7 +191,7 @@ impl Whole {
         file.write_all(&byte)?;
         drop(file);
 
-        let mut node = setup.spawn()?;
+        let node = setup.spawn()?;
         let started = wait::until("ready or refused", Duration::from_secs(40), || {
             let (http, log) = (node.http.clone(), node.log());
             async move {

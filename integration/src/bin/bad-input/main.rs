@@ -6,6 +6,11 @@
 //!
 //! Ends with `bad-input: N of N as promised`.
 
+#![allow(
+    clippy::print_stdout,
+    reason = "the report is what this program is for"
+)]
+
 mod case;
 mod damage;
 mod lines;

@@ -311,6 +311,11 @@ fn hungry() -> Vec<Case> {
             "SELECT count(*) FROM metrics WHERE host ~ '((a{1000}){1000}){1000}'",
         )
         .status(&[400]),
+        Case::sql(
+            "a regular expression that is none",
+            "SELECT count(*) FROM metrics WHERE host ~ '('",
+        )
+        .status(&[400]),
         Case::sql("a query over its time", slow)
             .with("Content-Type", "application/json")
             .refused(504, "TIMEOUT"),
