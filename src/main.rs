@@ -207,6 +207,13 @@ mod tests {
     }
 
     #[test]
+    fn flags_of_a_subcommand_do_not_hide_the_global_ones() {
+        let words = ["auxo", "bench", "gen", "--kind", "iot", "--set", "zone=b"];
+        let parsed = Arguments::try_parse_from(words).unwrap();
+        assert_eq!(parsed.global.set, ["zone=b"]);
+    }
+
+    #[test]
     fn flags_become_assignments() {
         let parsed = Arguments::try_parse_from([
             "auxo",

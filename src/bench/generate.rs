@@ -66,7 +66,7 @@ impl Unit {
 pub(crate) struct GenerateOptions {
     /// What is measured
     #[arg(long, value_enum, default_value_t = Kind::CpuOnly)]
-    pub(crate) set: Kind,
+    pub(crate) kind: Kind,
     /// Number of hosts (or trucks)
     #[arg(long, default_value_t = 100)]
     pub(crate) hosts: u32,
@@ -128,7 +128,7 @@ const TIMES: u64 = 3 << 60;
 /// * errors: `InvalidInput` for options that contradict themselves, before anything is written;
 ///   otherwise what `out` returns.
 pub(crate) fn generate(options: &GenerateOptions, out: &mut dyn Write) -> io::Result<Generated> {
-    let set = match options.set {
+    let set = match options.kind {
         Kind::CpuOnly => &CPU_ONLY,
         Kind::Iot => &IOT,
     };
