@@ -129,9 +129,6 @@ fn runtime(config: &QueryConfig) -> Result<Arc<RuntimeEnv>> {
         .build_arc()
 }
 
-/// Levels of nesting that the parser may go down; one parenthesis costs it several.
-pub(crate) const PARSER_DEPTH_MAX: usize = 256;
-
 fn state(config: &QueryConfig, runtime: Arc<RuntimeEnv>) -> SessionState {
     let mut session = SessionConfig::new()
         .with_target_partitions(config.partitions.max(1))

@@ -26,6 +26,7 @@ use datafusion::logical_expr::{Expr, LogicalPlan, WriteOp};
 use datafusion::sql::parser::{DFParserBuilder, Statement as Parsed};
 use datafusion::sql::sqlparser::ast;
 use datafusion::sql::sqlparser::dialect::GenericDialect;
+use datafusion::sql::sqlparser::parser::ParserError;
 use datafusion::sql::sqlparser::tokenizer::TokenWithSpan;
 
 use crate::delete::{self, Delete};
@@ -34,7 +35,7 @@ use crate::insert::Insert;
 use crate::names::Names;
 use crate::params::Params;
 use crate::run::QueryPlan;
-use crate::session::{PARSER_DEPTH_MAX, Query};
+use crate::session::Query;
 use crate::tokens::{self, Cursor};
 use crate::{ddl, semantics, show};
 
@@ -204,10 +205,35 @@ fn check_verb(cursor: &mut Cursor<'_>) -> Result<(), Failure> {
     )
 }
 
+/// Calls that the parser may go down on an ordinary stack.
+const PARSER_CALLS: usize = 50;
+/// Calls that it may go down on a stack of its own: fifty levels of parentheses in FROM need that.
+const PARSER_CALLS_DEEP: usize = 300;
+/// Bytes of that stack.
+const PARSER_STACK_BYTES: usize = 64 << 20;
+
+/// Parses on the caller's stack, and deeply nested statements, which are rare, on a larger one.
 fn parse(tokens: Vec<TokenWithSpan>) -> Result<Parsed> {
+    match parse_to(tokens.clone(), PARSER_CALLS) {
+        Err(DataFusionError::SQL(error, _)) if *error == ParserError::RecursionLimitExceeded => {}
+        parsed => return parsed,
+    }
+    let internal = |what: &str| DataFusionError::Internal(what.into());
+    std::thread::scope(|scope| {
+        std::thread::Builder::new()
+            .name("deep-parser".into())
+            .stack_size(PARSER_STACK_BYTES)
+            .spawn_scoped(scope, || parse_to(tokens, PARSER_CALLS_DEEP))
+            .map_err(|_| internal("no thread for a deep statement"))?
+            .join()
+            .map_err(|_| internal("the parser panicked"))?
+    })
+}
+
+fn parse_to(tokens: Vec<TokenWithSpan>, calls: usize) -> Result<Parsed> {
     let mut parser = DFParserBuilder::new(tokens)
         .with_dialect(&GenericDialect {})
-        .with_recursion_limit(PARSER_DEPTH_MAX)
+        .with_recursion_limit(calls)
         .build()?;
     let mut statements = parser.parse_statements()?;
     statements

@@ -13,6 +13,9 @@ pub const TEXT_BYTES_MAX: usize = 256 * 1024;
 /// Parentheses, brackets and CASEs that may be open at once.
 const DEPTH_MAX: usize = 50;
 const TOKENS_MAX: usize = 50_000;
+/// Parentheses that may stand directly inside another one in FROM, all those around a place counted:
+/// the parser tries each of them as a query and as a join, so each doubles its work.
+const DOUBLED_MAX: usize = 6;
 /// Operators in one expression on one level.
 const CHAIN_MAX: usize = 2_000;
 /// UNION, EXCEPT and INTERSECT on one level.
@@ -82,6 +85,10 @@ struct Level {
     set_operators: usize,
     in_list: bool,
     items: usize,
+    /// Whether what stands in it, outside of other levels, is what FROM lists.
+    in_from: bool,
+    /// Doubled parentheses in FROM around it.
+    doubled: usize,
 }
 
 fn keyword(token: &Token) -> Option<Keyword> {
@@ -120,15 +127,29 @@ fn check(tokens: &[TokenWithSpan], text: &str) -> Result<(), Failure> {
                 let detail = format!("statement is nested more than {DEPTH_MAX} levels deep");
                 return refuse(at, detail);
             }
+            let outer = &levels[levels.len() - 1];
+            let in_from = outer.in_from && *token == Token::LParen;
+            let doubled = outer.doubled + usize::from(in_from && before == Some(&Token::LParen));
+            if doubled > DOUBLED_MAX {
+                let detail = format!("FROM has more than {DOUBLED_MAX} doubled parentheses");
+                return refuse(at, detail);
+            }
             levels.push(Level {
                 closes: Some(closes),
                 in_list: before.and_then(keyword) == Some(Keyword::IN),
+                in_from,
+                doubled,
                 ..Level::default()
             });
             continue;
         }
         let last = levels.len() - 1;
         let level = &mut levels[last];
+        match word {
+            Some(Keyword::FROM | Keyword::JOIN) => level.in_from = true,
+            Some(word) if CLAUSES.contains(&word) => level.in_from = false,
+            _ => {}
+        }
         if level
             .closes
             .as_ref()
