@@ -36,7 +36,7 @@ use crate::apply::{Applier, Pace};
 use crate::config::Config;
 use crate::grpc::{Api, Limits, Shared};
 use crate::lease::{Lessor, expire};
-use crate::log::{LogError, LogStore};
+use crate::log::{FRAME_BODY_BYTES_MAX, LogError, LogStore};
 use crate::mvcc::{Fault, Identity, Store, StoreError, View};
 use crate::proposal::Op;
 use crate::raft::types::Peer;
@@ -51,6 +51,8 @@ const STOP_WITHIN: Duration = Duration::from_secs(5);
 const CONNECTIONS_WAITING_MAX: usize = 64;
 /// Bytes an in-process connection holds in each direction.
 const PIPE_BYTES: usize = 256 << 10;
+/// No request may be set to be longer: it must fit into a frame of the log.
+const REQUEST_BYTES_MAX: usize = FRAME_BODY_BYTES_MAX / 2;
 /// Threads of Raft.
 const RAFT_THREADS: usize = 2;
 
@@ -65,6 +67,9 @@ pub enum StartError {
         /// What it said.
         source: std::io::Error,
     },
+    /// A setting that cannot be.
+    #[error("{0}")]
+    Setting(String),
     /// Another process uses the directory.
     #[error("{path} is in use by another process")]
     Locked {
@@ -116,6 +121,12 @@ impl Server {
         listener: Option<TcpListener>,
         seed: u64,
     ) -> Result<Self, StartError> {
+        if config.max_request_bytes > REQUEST_BYTES_MAX {
+            return Err(StartError::Setting(format!(
+                "max_request_bytes is {}, at most {REQUEST_BYTES_MAX} are possible",
+                config.max_request_bytes
+            )));
+        }
         let dir = config.data_dir.join("member");
         let opening = {
             let (dir, identity) = (dir.clone(), identity(&config));
