@@ -105,8 +105,41 @@ pub struct Server {
     applier: Option<Applier>,
     stop: CancellationToken,
     tasks: TaskTracker,
-    runtime: Option<Runtime>,
+    runtime: RaftRuntime,
     threads: Vec<JoinHandle<()>>,
+}
+
+/// Raft's threads. A runtime must not simply be dropped where others run, and any future may be.
+struct RaftRuntime(Option<Runtime>);
+
+impl RaftRuntime {
+    fn new() -> std::io::Result<Self> {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(RAFT_THREADS)
+            .thread_name("etcd-raft")
+            .enable_all()
+            .build()?;
+        Ok(Self(Some(runtime)))
+    }
+
+    fn handle(&self) -> Option<tokio::runtime::Handle> {
+        Some(self.0.as_ref()?.handle().clone())
+    }
+
+    /// Ends all tasks on it; waits for them, but not for ever.
+    fn end(mut self) {
+        if let Some(runtime) = self.0.take() {
+            runtime.shutdown_timeout(STOP_WITHIN);
+        }
+    }
+}
+
+impl Drop for RaftRuntime {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.0.take() {
+            runtime.shutdown_background();
+        }
+    }
 }
 
 impl Server {
@@ -153,12 +186,7 @@ impl Server {
         };
         let spawned = Applier::spawn(store.clone(), feed.clone(), lessor.clone(), pace, lock);
         let (applier, removed_upto, apply_thread) = spawned.map_err(io(&dir))?;
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(RAFT_THREADS)
-            .thread_name("etcd-raft")
-            .enable_all()
-            .build()
-            .map_err(io(&dir))?;
+        let runtime = RaftRuntime::new().map_err(io(&dir))?;
         let timing = Timing {
             heartbeat: config.heartbeat_interval,
             election: config.election_timeout,
@@ -169,24 +197,18 @@ impl Server {
             urls: config.peer_urls.clone(),
         };
         let machine = Machine::new(store.clone(), applier.clone());
-        let handle = runtime.handle().clone();
+        let handle = runtime.handle();
+        let handle = handle.ok_or_else(|| StartError::Raft("no runtime".to_owned()))?;
         let started = Node::start(handle, identity, peer, timing, log, machine).await;
+        let node = Arc::new(started.map_err(StartError::Raft)?);
         let (connections, incoming) = mpsc::channel(CONNECTIONS_WAITING_MAX);
-        // From here on a failure drops the server, which ends what was started.
-        let node = match started {
-            Ok(node) => Arc::new(node),
-            Err(what) => {
-                runtime.shutdown_background();
-                return Err(StartError::Raft(what));
-            }
-        };
         let server = Self {
             connections,
             node: node.clone(),
             applier: Some(applier),
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),
-            runtime: Some(runtime),
+            runtime,
             threads: vec![log_thread, apply_thread],
         };
         let not_ready = |error: &dyn std::fmt::Display| StartError::NotReady(error.to_string());
@@ -289,12 +311,10 @@ impl Server {
         {
             tracing::error!(%error, "cannot make the state durable");
         }
-        let runtime = self.runtime.take();
+        let runtime = RaftRuntime(self.runtime.0.take());
         let threads = std::mem::take(&mut self.threads);
         let ended = tokio::task::spawn_blocking(move || {
-            if let Some(runtime) = runtime {
-                runtime.shutdown_timeout(STOP_WITHIN);
-            }
+            runtime.end();
             threads.into_iter().all(|thread| thread.join().is_ok())
         });
         if !ended.await.unwrap_or(false) {
@@ -306,9 +326,6 @@ impl Server {
 impl Drop for Server {
     fn drop(&mut self) {
         self.stop.cancel();
-        if let Some(runtime) = self.runtime.take() {
-            runtime.shutdown_background();
-        }
     }
 }
 
