@@ -28,7 +28,7 @@ pub struct Config {
     pub backend_batch_interval: Duration,
     /// Most operations between two durable commits of the state.
     pub backend_batch_limit: usize,
-    /// Longest request, in bytes.
+    /// Longest request, in bytes; at most 32 MiB.
     pub max_request_bytes: usize,
     /// Most compares, or operations of a branch, of a txn.
     pub max_txn_ops: usize,

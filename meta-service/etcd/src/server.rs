@@ -36,7 +36,7 @@ use crate::apply::{Applier, Pace};
 use crate::config::Config;
 use crate::grpc::{Api, Limits, Shared};
 use crate::lease::{Lessor, expire};
-use crate::log::{LogError, LogStore};
+use crate::log::{FRAME_BODY_BYTES_MAX, LogError, LogStore};
 use crate::mvcc::{Fault, Identity, Store, StoreError, View};
 use crate::proposal::Op;
 use crate::raft::types::Peer;
@@ -51,6 +51,8 @@ const STOP_WITHIN: Duration = Duration::from_secs(5);
 const CONNECTIONS_WAITING_MAX: usize = 64;
 /// Bytes an in-process connection holds in each direction.
 const PIPE_BYTES: usize = 256 << 10;
+/// No request may be set to be longer: it must fit into a frame of the log.
+const REQUEST_BYTES_MAX: usize = FRAME_BODY_BYTES_MAX / 2;
 /// Threads of Raft.
 const RAFT_THREADS: usize = 2;
 
@@ -65,6 +67,9 @@ pub enum StartError {
         /// What it said.
         source: std::io::Error,
     },
+    /// A setting that cannot be.
+    #[error("{0}")]
+    Setting(String),
     /// Another process uses the directory.
     #[error("{path} is in use by another process")]
     Locked {
@@ -100,8 +105,41 @@ pub struct Server {
     applier: Option<Applier>,
     stop: CancellationToken,
     tasks: TaskTracker,
-    runtime: Option<Runtime>,
+    runtime: RaftRuntime,
     threads: Vec<JoinHandle<()>>,
+}
+
+/// Raft's threads. A runtime must not simply be dropped where others run, and any future may be.
+struct RaftRuntime(Option<Runtime>);
+
+impl RaftRuntime {
+    fn new() -> std::io::Result<Self> {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(RAFT_THREADS)
+            .thread_name("etcd-raft")
+            .enable_all()
+            .build()?;
+        Ok(Self(Some(runtime)))
+    }
+
+    fn handle(&self) -> Option<tokio::runtime::Handle> {
+        Some(self.0.as_ref()?.handle().clone())
+    }
+
+    /// Ends all tasks on it; waits for them, but not for ever.
+    fn end(mut self) {
+        if let Some(runtime) = self.0.take() {
+            runtime.shutdown_timeout(STOP_WITHIN);
+        }
+    }
+}
+
+impl Drop for RaftRuntime {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.0.take() {
+            runtime.shutdown_background();
+        }
+    }
 }
 
 impl Server {
@@ -116,6 +154,12 @@ impl Server {
         listener: Option<TcpListener>,
         seed: u64,
     ) -> Result<Self, StartError> {
+        if config.max_request_bytes > REQUEST_BYTES_MAX {
+            return Err(StartError::Setting(format!(
+                "max_request_bytes is {}, at most {REQUEST_BYTES_MAX} are possible",
+                config.max_request_bytes
+            )));
+        }
         let dir = config.data_dir.join("member");
         let opening = {
             let (dir, identity) = (dir.clone(), identity(&config));
@@ -142,12 +186,7 @@ impl Server {
         };
         let spawned = Applier::spawn(store.clone(), feed.clone(), lessor.clone(), pace, lock);
         let (applier, removed_upto, apply_thread) = spawned.map_err(io(&dir))?;
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(RAFT_THREADS)
-            .thread_name("etcd-raft")
-            .enable_all()
-            .build()
-            .map_err(io(&dir))?;
+        let runtime = RaftRuntime::new().map_err(io(&dir))?;
         let timing = Timing {
             heartbeat: config.heartbeat_interval,
             election: config.election_timeout,
@@ -158,24 +197,18 @@ impl Server {
             urls: config.peer_urls.clone(),
         };
         let machine = Machine::new(store.clone(), applier.clone());
-        let handle = runtime.handle().clone();
+        let handle = runtime.handle();
+        let handle = handle.ok_or_else(|| StartError::Raft("no runtime".to_owned()))?;
         let started = Node::start(handle, identity, peer, timing, log, machine).await;
+        let node = Arc::new(started.map_err(StartError::Raft)?);
         let (connections, incoming) = mpsc::channel(CONNECTIONS_WAITING_MAX);
-        // From here on a failure drops the server, which ends what was started.
-        let node = match started {
-            Ok(node) => Arc::new(node),
-            Err(what) => {
-                runtime.shutdown_background();
-                return Err(StartError::Raft(what));
-            }
-        };
         let server = Self {
             connections,
             node: node.clone(),
             applier: Some(applier),
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),
-            runtime: Some(runtime),
+            runtime,
             threads: vec![log_thread, apply_thread],
         };
         let not_ready = |error: &dyn std::fmt::Display| StartError::NotReady(error.to_string());
@@ -278,12 +311,10 @@ impl Server {
         {
             tracing::error!(%error, "cannot make the state durable");
         }
-        let runtime = self.runtime.take();
+        let runtime = RaftRuntime(self.runtime.0.take());
         let threads = std::mem::take(&mut self.threads);
         let ended = tokio::task::spawn_blocking(move || {
-            if let Some(runtime) = runtime {
-                runtime.shutdown_timeout(STOP_WITHIN);
-            }
+            runtime.end();
             threads.into_iter().all(|thread| thread.join().is_ok())
         });
         if !ended.await.unwrap_or(false) {
@@ -295,9 +326,6 @@ impl Server {
 impl Drop for Server {
     fn drop(&mut self) {
         self.stop.cancel();
-        if let Some(runtime) = self.runtime.take() {
-            runtime.shutdown_background();
-        }
     }
 }
 

@@ -63,6 +63,11 @@ mod v3electionpb {
     tonic::include_proto!("v3electionpb");
 }
 
+/// Calls and streams that one connection may have open.
+const STREAMS_PER_CONNECTION_MAX: u32 = 100_000;
+/// A connection that has been silent this long is asked whether anybody is there.
+const ASK_AFTER: Duration = Duration::from_secs(60);
+const ANSWER_WITHIN: Duration = Duration::from_secs(20);
 /// What a message may be longer than the request in it.
 const MESSAGE_OVERHEAD_BYTES: usize = 512 << 10;
 
@@ -113,6 +118,9 @@ impl Api {
         let lock = v3lockpb::lock_server::LockServer::new(self.clone());
         let election = v3electionpb::election_server::ElectionServer::new(self.clone());
         tonic::transport::Server::builder()
+            .max_concurrent_streams(STREAMS_PER_CONNECTION_MAX)
+            .http2_keepalive_interval(Some(ASK_AFTER))
+            .http2_keepalive_timeout(Some(ANSWER_WITHIN))
             .add_service(PbKvServer::new(self.clone()).max_decoding_message_size(message_bytes))
             .add_service(PbWatchServer::new(self.clone()).max_decoding_message_size(message_bytes))
             .add_service(PbLeaseServer::new(self.clone()))

@@ -19,7 +19,8 @@ const SEGMENT_BYTES: u64 = 16 << 20;
 const WAITING_MAX: usize = 1024;
 /// A frame is closed once it holds this much.
 pub(crate) const FRAME_BYTES: usize = 4 << 20;
-// A frame holds less than FRAME_BYTES and one command, which holds less than that and one entry.
+// A frame holds less than FRAME_BYTES and one command, which holds less than that and one entry, which
+// is at most half a frame.
 const _: () = assert!(4 * FRAME_BYTES < FRAME_BODY_BYTES_MAX);
 
 /// Told when what was handed in is durable, or will never be.

@@ -21,6 +21,7 @@ mod suite;
 
 use std::path::PathBuf;
 
+pub(crate) use format::FRAME_BODY_BYTES_MAX;
 pub(crate) use store::LogStore;
 
 /// Why a log cannot be opened.

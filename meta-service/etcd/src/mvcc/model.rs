@@ -637,7 +637,7 @@ impl Twin {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(256))]
+    #![proptest_config(ProptestConfig::with_cases(128))]
 
     #[test]
     fn the_tables_answer_as_the_model_does(steps in vec(a_step(), 1..60)) {

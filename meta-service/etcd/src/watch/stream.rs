@@ -93,8 +93,9 @@ pub(crate) struct Stream {
     feed: Arc<Feed>,
     watchers: BTreeMap<i64, Watcher>,
     next_id: i64,
-    /// Progress requests to answer once all watchers have been sent everything.
-    progress_wanted: usize,
+    /// A progress request, answered once all watchers have been sent everything up to this revision,
+    /// the head when it came. Requests that come meanwhile share the answer.
+    progress_wanted: Option<i64>,
     answers: mpsc::Sender<PbWatchResponse>,
     stop: CancellationToken,
     fragment_bytes: usize,
@@ -113,7 +114,7 @@ impl Stream {
             feed,
             watchers: BTreeMap::new(),
             next_id: 0,
-            progress_wanted: 0,
+            progress_wanted: None,
             answers,
             stop,
             fragment_bytes,
@@ -186,7 +187,7 @@ impl Stream {
                 .await
             }
             Request::Progress => {
-                self.progress_wanted += 1;
+                self.progress_wanted = Some(self.feed.head());
                 Ok(())
             }
         }
@@ -287,12 +288,13 @@ impl Stream {
             }
         }
         let head = self.feed.head();
-        let still_behind = self.watchers.values().any(|watcher| watcher.next <= head);
-        while !still_behind && self.progress_wanted > 0 {
-            self.progress_wanted -= 1;
-            self.send(answer(NO_WATCHER, head)).await?;
+        let sent = self.watchers.values().map(|watcher| watcher.next - 1);
+        let sent = sent.min().unwrap_or(head).min(head);
+        if self.progress_wanted.is_some_and(|wanted| wanted <= sent) {
+            self.progress_wanted = None;
+            self.send(answer(NO_WATCHER, sent)).await?;
         }
-        Ok(still_behind)
+        Ok(sent < head)
     }
 
     /// Reads a piece: at once from memory, on a thread of its own from the tables.

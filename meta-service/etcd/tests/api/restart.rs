@@ -240,3 +240,38 @@ async fn a_stopped_member_says_so() {
     member.server.stop().await;
     assert!(refused(kv.put("k", "w", None).await).starts_with("Unavailable"));
 }
+
+#[tokio::test]
+async fn a_request_longer_than_the_log_can_hold_cannot_be_allowed() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut settings = config(dir.path());
+    settings.max_request_bytes = 33 << 20;
+    let Err(error) = Server::start(settings, None, 7).await else {
+        panic!("started");
+    };
+    assert!(
+        error
+            .to_string()
+            .starts_with("max_request_bytes is 34603008"),
+        "{error}"
+    );
+}
+
+#[tokio::test]
+async fn a_start_that_is_given_up_leaves_nothing_behind() {
+    let dir = tempfile::tempdir().unwrap();
+    for steps in [1, 3, 10, 30] {
+        let mut starting = Box::pin(Server::start(config(dir.path()), None, 7));
+        for _ in 0..steps {
+            tokio::select! {
+                biased;
+                _ = &mut starting => break,
+                () = tokio::task::yield_now() => {}
+            }
+        }
+        drop(starting);
+    }
+    let server = start_in(dir.path()).await;
+    client(&server).await.put("k", "v", None).await.unwrap();
+    server.stop().await;
+}
