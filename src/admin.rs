@@ -46,7 +46,7 @@ enum AdminCommand {
     /// Shards: who leads them and how far they are
     #[command(subcommand)]
     Shard(Verb),
-    /// Tables of the database
+    /// Tables: their schema and where they lie
     #[command(subcommand)]
     Table(Verb),
     /// Procedures: what is being changed
@@ -67,25 +67,24 @@ enum Verb {
 
 /// Runs the subcommand.
 pub(crate) async fn run(args: &AdminArgs, client: &Client) -> anyhow::Result<Exit> {
-    let database = client.database();
-    let (path, verb) = match &args.command {
+    let (kind, verb) = match &args.command {
         AdminCommand::Status => return status(client, args.output).await,
-        AdminCommand::Node(verb) => (vec!["v1", "nodes"], verb),
-        AdminCommand::Shard(verb) => (vec!["v1", "shards"], verb),
-        AdminCommand::Table(verb) => (vec!["v1", "databases", database, "tables"], verb),
-        AdminCommand::Procedure(verb) => (vec!["v1", "procedures"], verb),
+        AdminCommand::Node(verb) => ("nodes", verb),
+        AdminCommand::Shard(verb) => ("shards", verb),
+        AdminCommand::Table(verb) => ("tables", verb),
+        AdminCommand::Procedure(verb) => ("procedures", verb),
     };
     let mut output = Output::stdout();
     match verb {
         Verb::List => {
-            let items = list(client, &path).await?;
+            let items = list(client, &["v1", kind]).await?;
             match args.output {
                 Layout::Json => writeln!(output, "{}", Value::from(items))?,
                 Layout::Table => write_items(&items, &mut output)?,
             }
         }
         Verb::Show { name } => {
-            let thing = client.get(&[&path[..], &[name]].concat(), &[]).await?;
+            let thing = client.get(&["v1", kind, name], &[]).await?;
             match args.output {
                 Layout::Json => writeln!(output, "{thing}")?,
                 Layout::Table => write_thing(&thing, &mut output)?,

@@ -54,7 +54,10 @@ async fn main() -> Result<ExitCode> {
         let name = adapter.name();
         let outcomes = conformance::run(adapter, &scale, |case| {
             let shown = format!("{name} {} {}", case.number, case.name);
-            arguments.filter.as_ref().is_none_or(|filter| shown.contains(filter))
+            arguments
+                .filter
+                .as_ref()
+                .is_none_or(|filter| shown.contains(filter))
         })
         .await;
         for outcome in &outcomes {

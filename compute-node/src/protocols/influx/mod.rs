@@ -41,15 +41,15 @@ use precision::Precision;
 use table::Tables;
 use value::Cell;
 
-pub mod door;
 mod builder;
+pub mod door;
 mod fast;
 pub mod faults;
 mod lines;
 mod memo;
 pub mod needs;
-pub mod pool;
 mod plan;
+pub mod pool;
 pub mod precision;
 pub mod reply;
 mod slow;
