@@ -104,13 +104,18 @@ async fn list(client: &Client, path: &[&str]) -> anyhow::Result<Vec<Value>> {
             .iter()
             .map(|cursor| ("cursor", cursor.as_str()))
             .collect();
-        let mut page = client.get(path, &query).await?;
-        match page["items"].take() {
-            Value::Array(more) => items.extend(more),
+        let page = client.get(path, &query).await?;
+        let mut page = match page {
+            Value::Object(page) => page,
+            Value::Array(all) if cursor.is_none() => return Ok(all),
+            _ => anyhow::bail!("{} answered no list", path.join("/")),
+        };
+        match page.remove("items") {
+            Some(Value::Array(more)) => items.extend(more),
             _ => anyhow::bail!("{} answered no list", path.join("/")),
         }
-        match page["next"].as_str() {
-            Some(next) if !next.is_empty() => cursor = Some(next.to_owned()),
+        match page.remove("next") {
+            Some(Value::String(next)) if !next.is_empty() => cursor = Some(next),
             _ => return Ok(items),
         }
     }

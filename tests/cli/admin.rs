@@ -11,7 +11,7 @@ fn path(request: &Request) -> &str {
 
 /// A cluster of two nodes, the second in the given state.
 fn cluster(state: &'static str, ready: bool) -> Responder {
-    Responder::start(move |request| {
+    Responder::start_bare(move |request| {
         let body = match path(request) {
             "/v1/cluster" => r#"{"cluster":"eu","topology":12,"meta":{"leader":"m1"}}"#.to_owned(),
             "/v1/nodes" => r#"{"items":[{"node":"c1","state":"up"}],"next":"c 2"}"#.to_owned(),
@@ -23,8 +23,10 @@ fn cluster(state: &'static str, ready: bool) -> Responder {
                 let body = format!(r#"{{"ready":{ready},"checks":{checks}}}"#);
                 return answer(if ready { 200 } else { 503 }, JSON, "", &body);
             }
+            "/v1/health" => r#"{"node":"c1","version":"9.8.7"}"#.to_owned(),
             "/v1/shards/7" => r#"{"shard":7,"leader":"c1","followers":["c2","c3"]}"#.to_owned(),
-            "/v1/tables" => r#"{"items":[]}"#.to_owned(),
+            "/v1/tables" => "[]".to_owned(),
+            "/v1/procedures" => "7".to_owned(),
             "/v1/tables/a%2Fb" => r#"{"name":"a/b"}"#.to_owned(),
             _ => return problem(404, r#"{"code":"NOT_FOUND","detail":"no such thing"}"#),
         };
@@ -71,6 +73,8 @@ fn things_are_listed_and_shown() {
     assert_eq!(tables.stdout, "[]\n");
     let table = run(&["admin", "table", "show", "a/b"]).expect(0);
     assert_eq!(table.stdout, "name  a/b\n");
+    let wrong = run(&["admin", "procedure", "list"]).expect(1);
+    assert_eq!(wrong.stderr, "error: v1/procedures answered no list\n");
     let nothing = run(&["admin", "procedure", "show", "812"]).expect(1);
     assert_eq!(nothing.stderr, "error: NOT_FOUND: no such thing\n");
     let version = run(&["version", "--server"]).expect(0);

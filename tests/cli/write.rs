@@ -252,7 +252,7 @@ fn ctrl_c_stops_reading_and_a_second_one_stops_waiting() {
         &node.url,
         "--give-up",
         "1s",
-        "--set",
+        "--setting",
         "client.request_timeout=30s",
     ])
     .stdin("a f=1\n")
