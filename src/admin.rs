@@ -46,7 +46,7 @@ enum AdminCommand {
     /// Shards: who leads them and how far they are
     #[command(subcommand)]
     Shard(Verb),
-    /// Tables of the database
+    /// Tables: their schema and where they lie
     #[command(subcommand)]
     Table(Verb),
     /// Procedures: what is being changed
@@ -67,25 +67,24 @@ enum Verb {
 
 /// Runs the subcommand.
 pub(crate) async fn run(args: &AdminArgs, client: &Client) -> anyhow::Result<Exit> {
-    let database = client.database();
-    let (path, verb) = match &args.command {
+    let (kind, verb) = match &args.command {
         AdminCommand::Status => return status(client, args.output).await,
-        AdminCommand::Node(verb) => (vec!["v1", "nodes"], verb),
-        AdminCommand::Shard(verb) => (vec!["v1", "shards"], verb),
-        AdminCommand::Table(verb) => (vec!["v1", "databases", database, "tables"], verb),
-        AdminCommand::Procedure(verb) => (vec!["v1", "procedures"], verb),
+        AdminCommand::Node(verb) => ("nodes", verb),
+        AdminCommand::Shard(verb) => ("shards", verb),
+        AdminCommand::Table(verb) => ("tables", verb),
+        AdminCommand::Procedure(verb) => ("procedures", verb),
     };
     let mut output = Output::stdout();
     match verb {
         Verb::List => {
-            let items = list(client, &path).await?;
+            let items = list(client, &["v1", kind]).await?;
             match args.output {
                 Layout::Json => writeln!(output, "{}", Value::from(items))?,
                 Layout::Table => write_items(&items, &mut output)?,
             }
         }
         Verb::Show { name } => {
-            let thing = client.get(&[&path[..], &[name]].concat(), &[]).await?;
+            let thing = client.get(&["v1", kind, name], &[]).await?;
             match args.output {
                 Layout::Json => writeln!(output, "{thing}")?,
                 Layout::Table => write_thing(&thing, &mut output)?,
@@ -105,13 +104,18 @@ async fn list(client: &Client, path: &[&str]) -> anyhow::Result<Vec<Value>> {
             .iter()
             .map(|cursor| ("cursor", cursor.as_str()))
             .collect();
-        let mut page = client.get(path, &query).await?;
-        match page["items"].take() {
-            Value::Array(more) => items.extend(more),
+        let page = client.get(path, &query).await?;
+        let mut page = match page {
+            Value::Object(page) => page,
+            Value::Array(all) if cursor.is_none() => return Ok(all),
+            _ => anyhow::bail!("{} answered no list", path.join("/")),
+        };
+        match page.remove("items") {
+            Some(Value::Array(more)) => items.extend(more),
             _ => anyhow::bail!("{} answered no list", path.join("/")),
         }
-        match page["next"].as_str() {
-            Some(next) if !next.is_empty() => cursor = Some(next.to_owned()),
+        match page.remove("next") {
+            Some(Value::String(next)) if !next.is_empty() => cursor = Some(next),
             _ => return Ok(items),
         }
     }

@@ -24,19 +24,21 @@ pub(crate) fn client(config: &ClientConfig, environment: &Environment) -> anyhow
     Client::new(settings).context("client.url")
 }
 
-/// Waits until somebody takes connections: a node that was started together with this command
-/// needs a moment.
+/// Waits until a node is there and says that it is ready: one that was started together with this
+/// command needs a moment.
 ///
-/// * errors: `Unreachable` once that takes too long; whatever a node answers is good enough.
+/// * errors: `Unreachable` once that takes too long. A node that is not ready by then, or answers
+///   anything else, is left to answer for itself.
 pub(crate) async fn reach(client: &Client) -> Result<(), Error> {
     let began = Instant::now();
     loop {
-        match client.get(&["v1", "health"], &[]).await {
-            Err(error @ Error::Unreachable { .. }) if began.elapsed() >= START_LIMIT => {
-                return Err(error);
-            }
-            Err(Error::Unreachable { .. }) => tokio::time::sleep(START_STEP).await,
+        let late = began.elapsed() >= START_LIMIT;
+        match client.ready().await {
+            Err(error @ Error::Unreachable { .. }) if late => return Err(error),
+            Err(Error::Unreachable { .. }) => {}
+            Ok(report) if report["ready"] == false && !late => {}
             _ => return Ok(()),
         }
+        tokio::time::sleep(START_STEP).await;
     }
 }

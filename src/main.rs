@@ -61,8 +61,8 @@ struct GlobalArgs {
     #[arg(long, value_name = "FILE", global = true)]
     config: Option<PathBuf>,
     /// Set any key of the configuration, as wal.url=memory://
-    #[arg(long = "set", value_name = "KEY=VALUE", global = true)]
-    set: Vec<String>,
+    #[arg(long = "setting", value_name = "KEY=VALUE", global = true)]
+    settings: Vec<String>,
     /// What to log: error, warn, info, debug, trace [key: log.level]
     #[arg(long, value_name = "LEVEL", global = true)]
     log_level: Option<String>,
@@ -104,11 +104,13 @@ impl Arguments {
             Some(Command::Admin(args)) => args.connection.assignments(),
             Some(Command::Version(args)) => args.connection.assignments(),
         };
-        for assignment in &self.global.set {
+        for assignment in &self.global.settings {
             let Some((key, value)) = assignment.split_once('=') else {
-                return Err(exit::usage(format!("--set {assignment}: not KEY=VALUE")));
+                return Err(exit::usage(format!(
+                    "--setting {assignment}: not KEY=VALUE"
+                )));
             };
-            found.push(("--set".to_owned(), key.to_owned(), value.to_owned()));
+            found.push(("--setting".to_owned(), key.to_owned(), value.to_owned()));
         }
         if let Some(level) = &self.global.log_level {
             let key = "log.level".to_owned();
@@ -204,6 +206,23 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Arguments::command().debug_assert();
+        // A flag of every command must not be one of some command too; the check above allows it.
+        let command = Arguments::command();
+        let globals: Vec<_> = command
+            .get_arguments()
+            .map(|flag| flag.get_id().clone())
+            .collect();
+        let mut waiting: Vec<_> = command.get_subcommands().cloned().collect();
+        while let Some(command) = waiting.pop() {
+            for flag in command.get_arguments() {
+                assert!(
+                    !globals.contains(flag.get_id()),
+                    "{} {flag}",
+                    command.get_name()
+                );
+            }
+            waiting.extend(command.get_subcommands().cloned());
+        }
     }
 
     #[test]
@@ -222,7 +241,7 @@ mod tests {
             "http://n:1",
             "-c",
             "SELECT 1",
-            "--set",
+            "--setting",
             "zone=b",
             "--log-level",
             "debug",
@@ -241,7 +260,7 @@ mod tests {
                 ("log.level", "debug")
             ]
         );
-        let wrong = Arguments::try_parse_from(["auxo", "--set", "zone"]).unwrap();
+        let wrong = Arguments::try_parse_from(["auxo", "--setting", "zone"]).unwrap();
         assert_eq!(Exit::of(&wrong.assignments().unwrap_err()), Exit::Usage);
     }
 }

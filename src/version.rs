@@ -24,8 +24,10 @@ pub(crate) async fn run(
     let mut output = Output::stdout();
     output.write(concat!("auxo ", env!("CARGO_PKG_VERSION"), "\n").as_bytes())?;
     if args.server {
-        let told = client()?.get(&["v1", "version"], &[]).await?;
-        output.write(format!("node {told}\n").as_bytes())?;
+        let told = client()?.get(&["v1", "health"], &[]).await?;
+        let member = |name: &str| told[name].as_str().unwrap_or("?").escape_debug();
+        let line = format!("node {} {}\n", member("node"), member("version"));
+        output.write(line.as_bytes())?;
     }
     output.finish()?;
     Ok(Exit::Done)

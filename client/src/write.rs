@@ -22,9 +22,6 @@ use crate::lines::{Cut, CutAt, Cutter, Lines};
 use crate::retry::Patience;
 use crate::{Error, Refusal, RejectedLine};
 
-/// Of the doors that take line protocol, the one that names the lines it refuses.
-const DOOR: [&str; 3] = ["api", "v3", "write_lp"];
-
 /// Unit of the timestamps in a batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Precision {
@@ -42,10 +39,10 @@ impl Precision {
     /// The word of the `precision` argument.
     pub fn name(self) -> &'static str {
         match self {
-            Self::Nanoseconds => "nanosecond",
-            Self::Microseconds => "microsecond",
-            Self::Milliseconds => "millisecond",
-            Self::Seconds => "second",
+            Self::Nanoseconds => "n",
+            Self::Microseconds => "u",
+            Self::Milliseconds => "ms",
+            Self::Seconds => "s",
         }
     }
 }
@@ -182,12 +179,8 @@ impl Client {
     async fn attempt(&self, text: &Bytes, precision: Precision, id: Uuid) -> Result<(), Error> {
         let limit = self.settings.request_timeout;
         let request = self
-            .request(Method::POST, &DOOR)
-            .query(&[
-                ("db", self.database()),
-                ("precision", precision.name()),
-                ("accept_partial", "true"),
-            ])
+            .request(Method::POST, &["write"])
+            .query(&[("db", self.database()), ("precision", precision.name())])
             .header("idempotency-key", id.to_string())
             .header(header::CONTENT_TYPE, "text/plain; charset=utf-8")
             .body(text.clone());

@@ -11,7 +11,7 @@ fn path(request: &Request) -> &str {
 
 /// A cluster of two nodes, the second in the given state.
 fn cluster(state: &'static str, ready: bool) -> Responder {
-    Responder::start(move |request| {
+    Responder::start_bare(move |request| {
         let body = match path(request) {
             "/v1/cluster" => r#"{"cluster":"eu","topology":12,"meta":{"leader":"m1"}}"#.to_owned(),
             "/v1/nodes" => r#"{"items":[{"node":"c1","state":"up"}],"next":"c 2"}"#.to_owned(),
@@ -23,9 +23,11 @@ fn cluster(state: &'static str, ready: bool) -> Responder {
                 let body = format!(r#"{{"ready":{ready},"checks":{checks}}}"#);
                 return answer(if ready { 200 } else { 503 }, JSON, "", &body);
             }
+            "/v1/health" => r#"{"node":"c1","version":"9.8.7"}"#.to_owned(),
             "/v1/shards/7" => r#"{"shard":7,"leader":"c1","followers":["c2","c3"]}"#.to_owned(),
-            "/v1/databases/a%2Fb/tables" => r#"{"items":[]}"#.to_owned(),
-            "/v1/version" => r#"{"version":"0.1.0"}"#.to_owned(),
+            "/v1/tables" => "[]".to_owned(),
+            "/v1/procedures" => "7".to_owned(),
+            "/v1/tables/a%2Fb" => r#"{"name":"a/b"}"#.to_owned(),
             _ => return problem(404, r#"{"code":"NOT_FOUND","detail":"no such thing"}"#),
         };
         answer(200, JSON, "", &body)
@@ -67,13 +69,14 @@ fn things_are_listed_and_shown() {
         shard.stdout,
         "shard      7\nleader     c1\nfollowers  c2,c3\n"
     );
-    let tables = run(&["admin", "table", "list", "--db", "a/b", "-o", "json"]).expect(0);
+    let tables = run(&["admin", "table", "list", "-o", "json"]).expect(0);
     assert_eq!(tables.stdout, "[]\n");
+    let table = run(&["admin", "table", "show", "a/b"]).expect(0);
+    assert_eq!(table.stdout, "name  a/b\n");
+    let wrong = run(&["admin", "procedure", "list"]).expect(1);
+    assert_eq!(wrong.stderr, "error: v1/procedures answered no list\n");
     let nothing = run(&["admin", "procedure", "show", "812"]).expect(1);
     assert_eq!(nothing.stderr, "error: NOT_FOUND: no such thing\n");
     let version = run(&["version", "--server"]).expect(0);
-    assert!(
-        version.stdout.ends_with("node {\"version\":\"0.1.0\"}\n"),
-        "{version:?}"
-    );
+    assert!(version.stdout.ends_with("\nnode c1 9.8.7\n"), "{version:?}");
 }

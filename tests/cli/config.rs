@@ -65,7 +65,7 @@ fn a_wrong_command_line_ends_with_2() {
         &["sql", "-c", "SELECT 1", "--param", "x"],
         &["sql", "-c", "SELECT 1", "--url", "ftp://x"],
         &["sql", "-c", "SELECT 1", "--token", "auxo_literal"],
-        &["config", "print", "--set", "zone"],
+        &["config", "print", "--setting", "zone"],
     ] {
         let ended = auxo(arguments).run().expect(2);
         assert_eq!(ended.stdout, "", "{arguments:?}");

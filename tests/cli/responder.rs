@@ -26,6 +26,8 @@ pub(crate) enum Answer {
     Cancelled(Vec<u8>),
 }
 
+const HEALTHY: &str = r#"{"status":"ok","node":"c1","version":"9.8.7","ready":true}"#;
+
 /// A whole answer with a length.
 pub(crate) fn answer(status: u16, media_type: &str, headers: &str, body: &str) -> Answer {
     let head = format!(
@@ -69,9 +71,18 @@ pub(crate) struct Responder {
 }
 
 impl Responder {
-    /// Answers each request with what `choose` says; `GET /v1/health` is answered by itself and not
-    /// kept.
+    /// Answers each request with what `choose` says; whether it is well is answered by itself, and
+    /// such a question is not kept.
     pub(crate) fn start(choose: impl FnMut(&Request) -> Answer + Send + 'static) -> Self {
+        Self::start_as(true, choose)
+    }
+
+    /// The same without an answer of its own.
+    pub(crate) fn start_bare(choose: impl FnMut(&Request) -> Answer + Send + 'static) -> Self {
+        Self::start_as(false, choose)
+    }
+
+    fn start_as(healthy: bool, choose: impl FnMut(&Request) -> Answer + Send + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let seen = Arc::new(Seen::default());
@@ -82,7 +93,7 @@ impl Responder {
             for stream in listener.incoming() {
                 let (kept, choose, arrival) = (kept.clone(), choose.clone(), arrival.clone());
                 std::thread::spawn(move || {
-                    serve(stream.unwrap(), &kept, &arrival, &mut |request| {
+                    serve(stream.unwrap(), healthy, &kept, &arrival, &mut |request| {
                         (choose.lock().unwrap())(request)
                     })
                 });
@@ -117,13 +128,15 @@ impl Responder {
 
 fn serve(
     mut stream: TcpStream,
+    healthy: bool,
     kept: &Seen,
     arrival: &mpsc::Sender<Request>,
     choose: &mut dyn FnMut(&Request) -> Answer,
 ) -> Option<()> {
     let request = read(&stream)?;
-    if request.line.starts_with("GET /v1/health ") {
-        let Answer::Bytes(healthy) = answer(200, "application/json", "", "{}") else {
+    let probes = ["GET /v1/health ", "GET /v1/ready "];
+    if healthy && probes.iter().any(|line| request.line.starts_with(line)) {
+        let Answer::Bytes(healthy) = answer(200, "application/json", "", HEALTHY) else {
             return None;
         };
         return stream.write_all(&healthy).ok();

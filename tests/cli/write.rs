@@ -54,10 +54,7 @@ fn a_file_goes_out_in_batches_each_with_an_id() {
         bodies(&seen),
         ["# c\na f=1 1\nb f=2 2\n", "\nc f=\"x\ny\" 3"]
     );
-    assert_eq!(
-        seen[0].line,
-        "POST /api/v3/write_lp?db=d&precision=millisecond&accept_partial=true HTTP/1.1"
-    );
+    assert_eq!(seen[0].line, "POST /write?db=d&precision=ms HTTP/1.1");
     assert_eq!(keys(&seen).len(), 2);
     for key in keys(&seen) {
         assert_eq!(&key[14..15], "7", "{key} is a UUIDv7");
@@ -130,8 +127,8 @@ fn patience_ends() {
 
 #[test]
 fn refused_lines_end_with_6_and_are_kept() {
-    let body = r#"{"error":"partial write of line protocol occurred","rejected_count":1,"data":[
-        {"original_line":"cut off","line_number":2,"error_message":"no fields"}]}"#;
+    let body = r#"{"error":"partial write: line 2: no fields dropped=1","rejected_count":1,
+        "rejected":[{"line":2,"error":"no fields","original":"cut off"}]}"#;
     let node = first(answer(400, "application/json", "", body));
     let (ended, rejected) = auxo(&[
         "write",
@@ -255,7 +252,7 @@ fn ctrl_c_stops_reading_and_a_second_one_stops_waiting() {
         &node.url,
         "--give-up",
         "1s",
-        "--set",
+        "--setting",
         "client.request_timeout=30s",
     ])
     .stdin("a f=1\n")

@@ -52,7 +52,12 @@ pub fn bad_lines(api: Api, errors: &LineErrors, stored: bool) -> Reply {
             } else {
                 "unable to parse"
             };
-            json!({"error": format!("{prefix}: {} dropped={}", summary(errors), errors.total())})
+            // Clients of InfluxDB read the sentence; ours reads the members behind it.
+            json!({
+                "error": format!("{prefix}: {} dropped={}", summary(errors), errors.total()),
+                "rejected_count": errors.total(),
+                "rejected": errors.kept().iter().map(rejected).collect::<Vec<_>>(),
+            })
         }
         Api::V2 => json!({
             "code": "invalid",
@@ -81,6 +86,11 @@ fn line(error: &LineError) -> Value {
         "line_number": error.line,
         "error_message": error.message,
     })
+}
+
+/// A bad line as `/v1` tells it.
+fn rejected(error: &LineError) -> Value {
+    json!({"line": error.line, "error": error.message, "original": error.text})
 }
 
 /// The first bad line, and how many follow.
@@ -179,12 +189,16 @@ mod tests {
         };
         assert_eq!(
             body(Api::V1, true),
-            r#"{"error":"partial write: line 2: fields are missing; 1 more bad lines dropped=2"}"#
+            concat!(
+                r#"{"error":"partial write: line 2: fields are missing; 1 more bad lines dropped=2","#,
+                r#""rejected_count":2,"rejected":["#,
+                r#"{"line":2,"error":"fields are missing","original":"cpu \""},"#,
+                r#"{"line":7,"error":"fields are missing","original":"x"}]}"#
+            )
         );
-        assert_eq!(
-            body(Api::V1, false),
-            r#"{"error":"unable to parse: line 2: fields are missing; 1 more bad lines dropped=2"}"#
-        );
+        assert!(body(Api::V1, false).starts_with(
+            r#"{"error":"unable to parse: line 2: fields are missing; 1 more bad lines dropped=2""#
+        ));
         assert_eq!(
             body(Api::V2, true),
             r#"{"code":"invalid","message":"line 2: fields are missing; 1 more bad lines","line":2}"#
