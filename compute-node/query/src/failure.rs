@@ -233,6 +233,9 @@ fn of_error(error: &DataFusionError) -> (Failure, Option<String>) {
                 None => (internal(error), None),
             },
         },
+        DataFusionError::Context(text, _) if text == "Invalid regex" => {
+            (bad_regex(ErrorCode::Plan), None)
+        }
         DataFusionError::Context(_, inner) => of_error(inner),
         DataFusionError::Diagnostic(_, inner) => of_error(inner),
         DataFusionError::Shared(inner) => of_error(inner),
@@ -251,8 +254,7 @@ fn of_error(error: &DataFusionError) -> (Failure, Option<String>) {
         DataFusionError::ResourcesExhausted(text) => (of_resources(text), None),
         // The operators ~ and !~ call this a bug of theirs.
         DataFusionError::Internal(text) if text.contains("expression did not compile") => {
-            let detail = "a regular expression cannot be read, or would be too large";
-            (Failure::new(ErrorCode::Execution, detail), None)
+            (bad_regex(ErrorCode::Execution), None)
         }
         _ => (internal(error), None),
     }
@@ -264,6 +266,11 @@ fn internal(error: &DataFusionError) -> Failure {
         ErrorCode::Internal,
         "the query engine failed; the log of the node says why",
     )
+}
+
+fn bad_regex(code: ErrorCode) -> Failure {
+    let detail = "a regular expression cannot be read, or would be too large";
+    Failure::new(code, detail)
 }
 
 fn of_parser_text(error: &ParserError) -> Failure {

@@ -82,6 +82,8 @@ struct Level {
     set_operators: usize,
     in_list: bool,
     items: usize,
+    /// Behind FROM, where a comma joins.
+    in_from: bool,
 }
 
 fn keyword(token: &Token) -> Option<Keyword> {
@@ -141,12 +143,17 @@ fn check(tokens: &[TokenWithSpan], text: &str) -> Result<(), Failure> {
             (Token::Comma, _) => {
                 level.chain = 0;
                 level.items += 1;
+                joins += usize::from(level.in_from);
+                if joins > JOINS_MAX {
+                    return refuse(at, format!("statement has more than {JOINS_MAX} joins"));
+                }
                 if level.in_list && level.items >= IN_LIST_MAX {
                     return refuse(at, format!("IN list has more than {IN_LIST_MAX} values"));
                 }
             }
             (_, Some(Keyword::UNION | Keyword::EXCEPT | Keyword::INTERSECT)) => {
                 level.chain = 0;
+                level.in_from = false;
                 level.set_operators += 1;
                 if level.set_operators > SET_OPERATORS_MAX {
                     let detail =
@@ -161,7 +168,15 @@ fn check(tokens: &[TokenWithSpan], text: &str) -> Result<(), Failure> {
                     return refuse(at, format!("statement has more than {JOINS_MAX} joins"));
                 }
             }
-            (_, Some(word)) if CLAUSES.contains(&word) => level.chain = 0,
+            (_, Some(word)) if CLAUSES.contains(&word) => {
+                level.chain = 0;
+                level.in_from = match word {
+                    // `IS DISTINCT FROM` compares.
+                    Keyword::FROM => before.and_then(keyword) != Some(Keyword::DISTINCT),
+                    Keyword::ON => level.in_from,
+                    _ => false,
+                };
+            }
             (token, word) if operator(token, word) => {
                 level.chain += 1;
                 if level.chain > CHAIN_MAX {
