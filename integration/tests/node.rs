@@ -1,6 +1,8 @@
 //! The real binary as one node: what was acked is there after a kill, statements that change the
 //! model do, and an end that was asked for comes soon and in peace.
 
+#![allow(clippy::unwrap_used, reason = "every line of it is a test")]
+
 use std::time::Duration;
 
 use integration::standalone::{Setup, Standalone};

@@ -10,6 +10,8 @@
 //!
 //! Prints `lost=0 images=N` for the one, and ends with `lost=0 doubled=0 rounds=N` for the other.
 
+#![allow(clippy::print_stdout, reason = "a program that reports")]
+
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

@@ -6,6 +6,8 @@
 //!
 //! Ends with `bad-input: N of N as promised`.
 
+#![allow(clippy::print_stdout, reason = "a program that reports")]
+
 mod case;
 mod damage;
 mod lines;
