@@ -1,7 +1,7 @@
 //! The real binary as one node: what was acked is there after a kill, statements that change the
 //! model do, and an end that was asked for comes soon and in peace.
 
-#![allow(clippy::unwrap_used, reason = "a test ends where it cannot go on")]
+#![allow(clippy::unwrap_used, reason = "every line of it is a test")]
 
 use std::time::Duration;
 

@@ -243,6 +243,9 @@ fn of_error(error: &DataFusionError) -> (Failure, Option<String>) {
                 None => (internal(error), None),
             },
         },
+        DataFusionError::Context(text, _) if text == "Invalid regex" => {
+            (bad_regex(ErrorCode::Plan), None)
+        }
         DataFusionError::Context(_, inner) => of_error(inner),
         DataFusionError::Diagnostic(_, inner) => of_error(inner),
         DataFusionError::Shared(inner) => of_error(inner),
@@ -261,8 +264,7 @@ fn of_error(error: &DataFusionError) -> (Failure, Option<String>) {
         DataFusionError::ResourcesExhausted(text) => (of_resources(text), None),
         // The operators ~ and !~ call this a bug of theirs.
         DataFusionError::Internal(text) if text.contains("expression did not compile") => {
-            let detail = "a regular expression cannot be read, or would be too large";
-            (Failure::new(ErrorCode::Execution, detail), None)
+            (bad_regex(ErrorCode::Execution), None)
         }
         _ => (internal(error), None),
     }
@@ -274,6 +276,11 @@ fn internal(error: &DataFusionError) -> Failure {
         error => error.to_string(),
     };
     Failure::new(ErrorCode::Internal, readable(&text))
+}
+
+fn bad_regex(code: ErrorCode) -> Failure {
+    let detail = "a regular expression cannot be read, or would be too large";
+    Failure::new(code, detail)
 }
 
 fn of_parser_text(error: &ParserError) -> Failure {

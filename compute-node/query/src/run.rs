@@ -32,6 +32,7 @@ use crate::semantics::AnswerColumn;
 use crate::session::Query;
 use crate::source::{Pinned, Snapshots};
 use crate::table::{Reading, SeriesTable};
+use crate::yielding;
 
 /// A query ready to run, once.
 #[derive(Debug)]
@@ -162,6 +163,7 @@ impl Query {
                 .query_planner()
                 .create_physical_plan(&plan, &state)
                 .await?;
+            let physical = yielding::until(limits.deadline, physical)?;
             let runtime = RuntimeEnv {
                 memory_pool: pool,
                 ..self.runtime.as_ref().clone()
@@ -230,7 +232,7 @@ async fn rows_at_most(plan: &LogicalPlan, reading: &Reading) -> Result<u64> {
     Ok(rows)
 }
 
-fn too_late() -> Failure {
+pub(crate) fn too_late() -> Failure {
     Failure::new(ErrorCode::Timeout, "the statement's time ran out")
 }
 

@@ -18,13 +18,11 @@ use datafusion::execution::object_store::{
 };
 use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
 use datafusion::execution::session_state::SessionStateBuilder;
-use datafusion::physical_optimizer::optimizer::PhysicalOptimizer;
 use datafusion::prelude::SessionConfig;
 use serde::{Deserialize, Serialize};
 
 use crate::functions;
 use crate::memory::NodePool;
-use crate::yielding::Yielding;
 
 /// Sizes of a node's query engine.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -142,13 +140,9 @@ fn state(config: &QueryConfig, runtime: Arc<RuntimeEnv>) -> SessionState {
     options.optimizer.enable_window_topn = true;
     options.sql_parser.collect_spans = true;
     options.explain.show_sizes = false;
-    // Last, so that no other rule has to look through what it adds.
-    let mut rules = PhysicalOptimizer::new().rules;
-    rules.push(Arc::new(Yielding));
     SessionStateBuilder::new()
         .with_config(session)
         .with_runtime_env(runtime)
-        .with_physical_optimizer_rules(rules)
         .with_expr_planners(functions::planners())
         .with_scalar_functions(functions::scalar())
         .with_higher_order_functions(SessionStateDefaults::default_higher_order_functions())

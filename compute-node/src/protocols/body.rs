@@ -4,9 +4,10 @@
 //! `decoded_bytes_max` and by a ratio of 100, so that a small bomb is refused after little work.
 
 use std::io::Read;
+use std::time::Duration;
 
 use auxo_proto::error::{ErrorCode, Failure};
-use axum::body::Body;
+use axum::body::{Body, BodyDataStream};
 use axum::http::{HeaderMap, header};
 use bytes::{Bytes, BytesMut};
 use futures::StreamExt;
@@ -32,6 +33,9 @@ impl Default for BodyLimits {
 /// Most bytes that one byte may unpack to.
 const RATIO_MAX: usize = 100;
 
+/// Longest time in which a body that is refused is still taken.
+const DRAIN_TIME: Duration = Duration::from_secs(2);
+
 /// The body of a request, unpacked.
 ///
 /// * errors: `BODY_TOO_LARGE` before more than the limit is held; `BAD_ENCODING` for bytes that do
@@ -41,16 +45,18 @@ pub async fn read(headers: &HeaderMap, body: Body, limits: BodyLimits) -> Result
         .get(header::CONTENT_LENGTH)
         .and_then(|value| value.to_str().ok());
     let announced = announced.and_then(|value| value.parse::<usize>().ok());
+    let mut stream = body.into_data_stream();
     if announced.is_some_and(|bytes| bytes > limits.wire_bytes_max) {
+        drain(stream, limits).await;
         return Err(too_large("body", limits.wire_bytes_max));
     }
-    let mut stream = body.into_data_stream();
     let mut raw = BytesMut::with_capacity(announced.unwrap_or(0).min(limits.wire_bytes_max));
     while let Some(chunk) = stream.next().await {
         let chunk = chunk.map_err(|error| {
             Failure::new(ErrorCode::BadEncoding, format!("body ended early: {error}"))
         })?;
         if raw.len() + chunk.len() > limits.wire_bytes_max {
+            drain(stream, limits).await;
             return Err(too_large("body", limits.wire_bytes_max));
         }
         raw.extend_from_slice(&chunk);
@@ -81,6 +87,21 @@ pub async fn read(headers: &HeaderMap, body: Body, limits: BodyLimits) -> Result
             Err(Failure::new(ErrorCode::UnsupportedMediaType, detail))
         }
     }
+}
+
+/// Takes some of what nobody wants: a client that is still sending when the connection is closed
+/// would not see the answer.
+async fn drain(mut stream: BodyDataStream, limits: BodyLimits) {
+    let drained = async {
+        let mut left = limits.wire_bytes_max.saturating_mul(2);
+        while let Some(Ok(chunk)) = stream.next().await
+            && left > 0
+        {
+            left = left.saturating_sub(chunk.len());
+        }
+    };
+    // What is not there by then is not waited for.
+    let _ = tokio::time::timeout(DRAIN_TIME, drained).await;
 }
 
 fn unpack(

@@ -10,10 +10,7 @@
 //!
 //! Prints `lost=0 images=N` for the one, and ends with `lost=0 doubled=0 rounds=N` for the other.
 
-#![allow(
-    clippy::print_stdout,
-    reason = "the report is what this program is for"
-)]
+#![allow(clippy::print_stdout, reason = "a program that reports")]
 
 use std::path::PathBuf;
 use std::sync::Arc;

@@ -58,7 +58,8 @@ enum Kind {
 }
 
 impl Kind {
-    /// The largest files of the kind, and how many of their bytes are used.
+    /// The largest files of the kind, of manifests each shard's newest, and how many of their bytes
+    /// are used.
     fn files(self, data: &Path) -> Result<Vec<(PathBuf, u64)>> {
         let mut found = Vec::new();
         let mut folders = vec![data.join(if self == Self::Log { "wal" } else { "store" })];
@@ -80,11 +81,14 @@ impl Kind {
         }
         found.retain(|(_, used)| *used > 0);
         found.sort_by(|(a, a_used), (b, b_used)| match self {
-            // The newest manifest is the one that counts.
+            // Of one folder the newest comes first.
             Self::Manifest => b.cmp(a),
             Self::Log | Self::Rows => b_used.cmp(a_used),
         });
-        found.truncate(if self == Self::Manifest { 1 } else { FILES });
+        if self == Self::Manifest {
+            found.dedup_by(|(a, _), (b, _)| a.parent() == b.parent());
+        }
+        found.truncate(FILES);
         Ok(found)
     }
 }
@@ -227,15 +231,16 @@ impl Whole {
     }
 }
 
-/// The line of a log that speaks of damage.
+/// The lines of a log that speak of damage.
 fn complaint(log: &str) -> Result<String> {
-    let line = log.lines().rev().find(|line| {
+    let damage = |line: &&str| {
         let line = line.to_lowercase();
-        ["corrupt", "damaged", "parked"]
-            .iter()
-            .any(|word| line.contains(word))
-    });
-    line.map(str::to_owned).context("no word of damage yet")
+        let words = ["corrupt", "damaged", "parked"];
+        words.iter().any(|word| line.contains(word))
+    };
+    let lines: Vec<&str> = log.lines().filter(damage).collect();
+    ensure!(!lines.is_empty(), "no word of damage yet");
+    Ok(lines.join("\n"))
 }
 
 /// The file is named: by its name, or a segment by its region, a manifest by its number.

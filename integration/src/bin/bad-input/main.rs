@@ -6,10 +6,7 @@
 //!
 //! Ends with `bad-input: N of N as promised`.
 
-#![allow(
-    clippy::print_stdout,
-    reason = "the report is what this program is for"
-)]
+#![allow(clippy::print_stdout, reason = "a program that reports")]
 
 mod case;
 mod damage;

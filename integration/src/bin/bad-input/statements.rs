@@ -289,10 +289,13 @@ fn deep_and_long() -> Vec<Case> {
 
 fn hungry() -> Vec<Case> {
     let million = "generate_series(1, 1000000)";
-    let slow = format!(
-        "{{\"sql\": \"SELECT count(*) FROM {million} a, {million} b WHERE a.value < b.value\", \
-         \"timeout_ms\": 300}}"
-    );
+    let slow = |name: &str, condition: &str| {
+        let sql = format!("SELECT count(*) FROM {million} a, {million} b WHERE {condition}");
+        let body = json!({ "sql": sql, "timeout_ms": 300 });
+        Case::sql(name, body.to_string())
+            .with("Content-Type", "application/json")
+            .refused(504, "TIMEOUT")
+    };
     vec![
         Case::sql(
             "a huge series",
@@ -316,9 +319,11 @@ fn hungry() -> Vec<Case> {
             "SELECT count(*) FROM metrics WHERE host ~ '('",
         )
         .status(&[400]),
-        Case::sql("a query over its time", slow)
-            .with("Content-Type", "application/json")
-            .refused(504, "TIMEOUT"),
+        slow("a query over its time", "a.value < b.value"),
+        slow(
+            "one that finds nothing in all that time",
+            "a.value + b.value < 0",
+        ),
         Case::sql(
             "a query over its memory",
             format!(
