@@ -414,10 +414,14 @@ impl Ground {
         self.subject.trouble(self.id, trouble).await
     }
 
+    /// Random bytes; long ones repeat what they begin with.
     fn bytes(&self, length: usize) -> Bytes {
         let mut bytes = Vec::with_capacity(length + 8);
-        while bytes.len() < length {
+        while bytes.len() < length.min(4096) {
             bytes.extend_from_slice(&self.random.next_u64().to_le_bytes());
+        }
+        while bytes.len() < length {
+            bytes.extend_from_within(..bytes.len().min(length - bytes.len()));
         }
         bytes.truncate(length);
         bytes.into()

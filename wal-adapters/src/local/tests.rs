@@ -310,6 +310,30 @@ async fn the_rest_of_a_torn_write_is_cut_whatever_it_holds() {
 }
 
 #[tokio::test]
+async fn a_whole_frame_behind_a_torn_one_never_comes_back() {
+    let mut place = Place::new().await;
+    send(&place.region().await, 0..1).await;
+    place.wal.close().await.unwrap();
+    // Of the region's first group of two the first was torn, so neither was answered.
+    let second = Frame {
+        prev: 0,
+        prev_n: 0,
+        ..frame(1)
+    };
+    let length = second.encoded_len();
+    change(&place.segment(0), |content| {
+        content[..length].fill(0);
+        content[length..2 * length].copy_from_slice(&second.encode());
+    });
+    let region = place.restart().await;
+    assert_eq!(read(&region, 0).await.0, [0; 0]);
+    // What is sent now takes exactly the torn one's place.
+    send(&region, 0..1).await;
+    let region = place.restart().await;
+    assert_eq!(read(&region, 0).await.0, [0]);
+}
+
+#[tokio::test]
 async fn a_later_frame_that_knew_the_lost_place_says_it_is_rot() {
     let length = frame(0).encoded_len();
     let (seen, ended) = damaged(2, |place| {
