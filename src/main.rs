@@ -1,2 +1,247 @@
-//! Nothing here yet.
-fn main() {}
+//! The one binary: parses the command line, reads the configuration, runs a subcommand, and ends
+//! with the exit code that says how it went.
+//!
+//! One file per subcommand: [`standalone`], [`sql`], [`write`](mod@write), [`bench`], [`admin`],
+//! [`version`], and [`config::show`]. Beside them what they share: [`config`], [`flags`] and [`environment`],
+//! [`connection`], [`interrupt`], [`output`], [`report`] and [`exit`], [`logging`]. Never here:
+//! anything a test of the lower floors would need.
+
+mod admin;
+mod bench;
+mod config;
+mod connection;
+mod environment;
+mod exit;
+mod flags;
+mod interrupt;
+mod logging;
+mod output;
+mod report;
+mod sql;
+mod standalone;
+mod version;
+mod write;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Parser, Subcommand};
+use tokio_util::sync::CancellationToken;
+
+use config::load::{Loaded, Origin, Sources, load};
+use environment::Environment;
+use exit::Exit;
+use interrupt::Interrupts;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// A time-series database whose compute and storage are separate.
+///
+/// Without a command: one process on this machine that needs no configuration, keeps its data in
+/// ./auxo-data and listens on 127.0.0.1:7400.
+#[derive(Debug, Parser)]
+#[command(name = "auxo", version, max_term_width = 100, after_help = EXIT_CODES)]
+struct Arguments {
+    #[command(flatten)]
+    global: GlobalArgs,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+const EXIT_CODES: &str =
+    "Settings: defaults < /etc/auxo/auxo.toml < ./auxo.toml < AUXO_SECTION__KEY < flags
+Exit codes: 0 done, 1 refused, 2 usage or configuration, 3 no connection, 4 not allowed, 5 timeout,
+            6 partly done, 7 unhealthy, 130 cancelled";
+
+#[derive(Debug, clap::Args)]
+struct GlobalArgs {
+    /// Read this file instead of /etc/auxo/auxo.toml and ./auxo.toml
+    #[arg(long, value_name = "FILE", global = true)]
+    config: Option<PathBuf>,
+    /// Set any key of the configuration, as wal.url=memory://
+    #[arg(long = "set", value_name = "KEY=VALUE", global = true)]
+    set: Vec<String>,
+    /// What to log: error, warn, info, debug, trace [key: log.level]
+    #[arg(long, value_name = "LEVEL", global = true)]
+    log_level: Option<String>,
+    /// Write errors as one JSON object
+    #[arg(long, global = true)]
+    json_errors: bool,
+    /// Write nothing but data and errors
+    #[arg(long, short, global = true)]
+    quiet: bool,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run everything in one process (also what happens without a command)
+    Standalone(flags::NodeArgs),
+    /// Run SQL: one statement, a file, or a shell
+    Sql(sql::SqlArgs),
+    /// Write line protocol from files or the standard input
+    Write(write::WriteArgs),
+    /// Measure how fast a node takes rows and answers
+    Bench(bench::BenchArgs),
+    /// Look at a cluster: nodes, shards, tables, procedures
+    Admin(admin::AdminArgs),
+    /// Check or print the configuration
+    Config(config::show::ConfigArgs),
+    /// Print the version
+    Version(version::VersionArgs),
+}
+
+impl Arguments {
+    /// The flags that are keys of the configuration.
+    fn assignments(&self) -> anyhow::Result<Vec<flags::Assigned>> {
+        let mut found = match &self.command {
+            None | Some(Command::Config(_)) => Vec::new(),
+            Some(Command::Standalone(args)) => args.assignments(),
+            Some(Command::Sql(args)) => args.connection.assignments(),
+            Some(Command::Write(args)) => args.connection.assignments(),
+            Some(Command::Bench(args)) => args.assignments(),
+            Some(Command::Admin(args)) => args.connection.assignments(),
+            Some(Command::Version(args)) => args.connection.assignments(),
+        };
+        for assignment in &self.global.set {
+            let Some((key, value)) = assignment.split_once('=') else {
+                return Err(exit::usage(format!("--set {assignment}: not KEY=VALUE")));
+            };
+            found.push(("--set".to_owned(), key.to_owned(), value.to_owned()));
+        }
+        if let Some(level) = &self.global.log_level {
+            let key = "log.level".to_owned();
+            found.push(("--log-level".to_owned(), key, level.clone()));
+        }
+        Ok(found)
+    }
+}
+
+fn main() -> ExitCode {
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(told) => {
+            let _ = told.print();
+            return if told.use_stderr() {
+                Exit::Usage.into()
+            } else {
+                Exit::Done.into()
+            };
+        }
+    };
+    let json_errors = arguments.global.json_errors;
+    match run(arguments) {
+        Ok(exit) => exit.into(),
+        Err(error) => report::report(&error, None, json_errors).into(),
+    }
+}
+
+fn run(arguments: Arguments) -> anyhow::Result<Exit> {
+    let environment = Environment::of_process();
+    let mut loaded = load(&Sources {
+        only_file: arguments.global.config.clone(),
+        environment: environment.clone(),
+        flags: arguments.assignments()?,
+    })?;
+    let serves = matches!(arguments.command, None | Some(Command::Standalone(_)));
+    // A client that works says nothing: it logs warnings only, unless told otherwise.
+    if !serves && *loaded.origin("log.level") == Origin::Default {
+        loaded.config.log.level = "warn".parse().map_err(anyhow::Error::msg)?;
+    }
+    logging::start(&loaded.config.log)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()?;
+    let ended = runtime.block_on(command(arguments, loaded, environment));
+    // A read of the standard input that nobody waits for must not hold the process.
+    runtime.shutdown_timeout(Duration::from_millis(100));
+    ended
+}
+
+async fn command(
+    arguments: Arguments,
+    loaded: Loaded,
+    environment: Environment,
+) -> anyhow::Result<Exit> {
+    let global = &arguments.global;
+    let client = || connection::client(&loaded.config.client, &environment);
+    match arguments.command {
+        None | Some(Command::Standalone(_)) => {
+            let shutdown = CancellationToken::new();
+            if let Some(Command::Standalone(args)) = &arguments.command
+                && args.stop_with_stdin
+            {
+                interrupt::cancel_at_end_of_input(shutdown.clone())?;
+            }
+            let work = standalone::run(loaded.config.clone(), shutdown.clone());
+            match Interrupts::listen()?.guard(shutdown, work).await {
+                Some(ended) => ended.map(|()| Exit::Done),
+                None => Ok(Exit::Cancelled),
+            }
+        }
+        Some(Command::Sql(args)) => {
+            let said = sql::Saying {
+                json_errors: global.json_errors,
+                quiet: global.quiet,
+            };
+            sql::run(&args, &client()?, &environment, said).await
+        }
+        Some(Command::Write(args)) => write::run(&args, &client()?, global.quiet).await,
+        Some(Command::Bench(args)) => bench::run(&args, &client()?, global.quiet).await,
+        Some(Command::Admin(args)) => admin::run(&args, &client()?).await,
+        Some(Command::Config(args)) => config::show::run(&args, &loaded),
+        Some(Command::Version(args)) => version::run(&args, client).await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn flags_of_a_subcommand_do_not_hide_the_global_ones() {
+        let words = ["auxo", "bench", "gen", "--kind", "iot", "--set", "zone=b"];
+        let parsed = Arguments::try_parse_from(words).unwrap();
+        assert_eq!(parsed.global.set, ["zone=b"]);
+    }
+
+    #[test]
+    fn flags_become_assignments() {
+        let parsed = Arguments::try_parse_from([
+            "auxo",
+            "sql",
+            "--url",
+            "http://n:1",
+            "-c",
+            "SELECT 1",
+            "--set",
+            "zone=b",
+            "--log-level",
+            "debug",
+        ])
+        .unwrap();
+        let assigned = parsed.assignments().unwrap();
+        let keys: Vec<_> = assigned
+            .iter()
+            .map(|(_, key, value)| (key.as_str(), value.as_str()))
+            .collect();
+        assert_eq!(
+            keys,
+            [
+                ("client.url", "http://n:1"),
+                ("zone", "b"),
+                ("log.level", "debug")
+            ]
+        );
+        let wrong = Arguments::try_parse_from(["auxo", "--set", "zone"]).unwrap();
+        assert_eq!(Exit::of(&wrong.assignments().unwrap_err()), Exit::Usage);
+    }
+}

@@ -1,1 +1,23 @@
-//! Nothing here yet.
+//! Runs the real binary: a harness that starts it on free ports and temporary directories, waits on
+//! conditions, and always stops what it started; and the programs in `bin/` that prove what is
+//! promised.
+//!
+//! Rooms: [`binary`] (builds or finds `auxo`), [`standalone`] (one node as a child process),
+//! [`http`] (what the programs ask of it), [`power_loss`] (disks as a loss of power leaves them), [`wait`] (conditions with a deadline), [`disk`] (where
+//! temporary directories go); [`queries`] (the benchmark's fifteen), [`duckdb`] (the oracle for
+//! them), [`compare`] (answers row by row), [`zero_line`] (plain DataFusion on our files),
+//! [`process`] (what a process used).
+//!
+//! Never here: a mock of a server that can run, a sleep that hopes, a process found by name.
+
+pub mod binary;
+pub mod compare;
+pub mod disk;
+pub mod duckdb;
+pub mod http;
+pub mod power_loss;
+pub mod process;
+pub mod queries;
+pub mod standalone;
+pub mod wait;
+pub mod zero_line;

@@ -9,8 +9,9 @@
 //! bytes. A tag added to the end of a table leaves old keys equal, because a trailing NULL is not
 //! written.
 //!
-//! Partition hash: XXH3-64 with seed 0 of the canonical bytes of the partition columns' values,
-//! upper 32 bits (architecture: "Partitioning").
+//! Partition hash: XXH3-64 with seed 0 of the canonical bytes of the partition columns' values, in
+//! the order of the declaration, upper 32 bits (architecture: "Partitioning"). A table without
+//! partition columns hashes the whole key, so that it may be cut later.
 
 use std::borrow::Cow;
 
@@ -163,6 +164,22 @@ pub fn partition_hash(key: &[u8]) -> u32 {
     (xxh3_64(key) >> 32) as u32
 }
 
+/// Partition hash of a series.
+///
+/// * `partition`: places of the table's partition columns among its tags, in the order of the
+///   declaration ([`crate::schema::TableInfo::partition_tags`]); empty means the whole key.
+/// * errors: [`MalformedKey`] when a value that is needed breaks the grammar.
+pub fn series_hash(key: &[u8], partition: &[usize]) -> Result<u32, MalformedKey> {
+    if partition.is_empty() {
+        return Ok(partition_hash(key));
+    }
+    let mut part = KeyBuilder::new();
+    for &index in partition {
+        part.push(tag(key, index)?.as_deref());
+    }
+    Ok(partition_hash(part.as_bytes()))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -212,7 +229,8 @@ mod tests {
 
     #[test]
     fn golden_bytes() {
-        let table: [(&[Option<&[u8]>], &[u8]); 5] = [
+        type Case<'a> = (&'a [Option<&'a [u8]>], &'a [u8]);
+        let table: [Case<'_>; 5] = [
             (&[], b""),
             (&[None, None], b""),
             (&[Some(b"a"), None], b"\x02a\x00"),
@@ -227,5 +245,22 @@ mod tests {
             0x2d06_8005,
             "XXH3-64 of nothing is 2d06800538d394c2"
         );
+    }
+
+    #[test]
+    fn series_are_hashed_by_their_partition_columns() {
+        let key = |tags: [Option<&str>; 3]| encode(tags.map(|tag| tag.map(str::as_bytes)));
+        let whole = key([Some("a"), None, Some("c\0")]);
+        assert_eq!(series_hash(&whole, &[]), Ok(partition_hash(&whole)));
+        let swapped = key([Some("c\0"), Some("a"), None]);
+        assert_eq!(series_hash(&whole, &[2, 0]), Ok(partition_hash(&swapped)));
+        let missing = partition_hash(b"");
+        assert_eq!(series_hash(&whole, &[1]), Ok(missing));
+        assert_eq!(
+            series_hash(&whole, &[9]),
+            Ok(missing),
+            "a tag behind the last is NULL"
+        );
+        assert!(series_hash(b"\x07", &[0]).is_err());
     }
 }

@@ -20,6 +20,15 @@ impl SeriesList {
         Self::default()
     }
 
+    /// No series yet, with room for some.
+    pub fn with_capacity(series: usize, key_bytes: usize) -> Self {
+        Self {
+            bytes: Vec::with_capacity(key_bytes),
+            ends: Vec::with_capacity(series),
+            hashes: Vec::with_capacity(series),
+        }
+    }
+
     /// Appends a series; the caller knows that it is not in the list yet.
     ///
     /// * `key`: canonical bytes ([`crate::key`]); `hash`: its partition hash.
@@ -257,6 +266,18 @@ impl Values {
         self.len() == 0
     }
 
+    /// Bytes that the values hold in memory.
+    pub fn memory_bytes(&self) -> usize {
+        match self {
+            Self::Bool(values) => values.capacity(),
+            Self::I64(values) => 8 * values.capacity(),
+            Self::U64(values) => 8 * values.capacity(),
+            Self::F64(values) => 8 * values.capacity(),
+            Self::Bytes(values) => values.data.capacity() + 4 * values.ends.capacity(),
+            Self::I128(values) => 16 * values.capacity(),
+        }
+    }
+
     /// Appends the value that stands at rows without one: zero, false or empty.
     pub fn push_default(&mut self) {
         match self {
@@ -338,6 +359,16 @@ impl Rows {
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
         self.time.is_empty()
+    }
+
+    /// Bytes that the rows hold in memory.
+    pub fn memory_bytes(&self) -> usize {
+        let columns = self.columns.iter().map(|column| {
+            let validity = column.validity.as_ref();
+            column.values.memory_bytes() + validity.map_or(0, |bits| 8 * bits.bits.capacity())
+        });
+        let per_row = 4 * self.series_of.capacity() + 8 * self.time.capacity();
+        self.series.memory_bytes() + per_row + columns.sum::<usize>()
     }
 
     /// Says which rule of the shape is broken, if any.

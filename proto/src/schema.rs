@@ -470,6 +470,17 @@ pub struct TableInfo {
     pub options: TableOptions,
 }
 
+impl TableInfo {
+    /// Places of the partition columns among the tags, in the order of the declaration; empty if
+    /// the table has none.
+    pub fn partition_tags(&self) -> Vec<usize> {
+        let columns = self.partition.columns.iter();
+        columns
+            .filter_map(|&id| self.schema.tag_index(id))
+            .collect()
+    }
+}
+
 /// One tablet: a table's rows whose partition hash lies in a range.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TabletSpec {

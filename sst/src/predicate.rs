@@ -3,10 +3,16 @@
 //! Tag filters are exact: a series passes or not. Bounds on fields only prune (files, pages); rows
 //! that fail them may still come out, because a field may be judged only after the merge.
 
+mod bounds;
+mod matcher;
+
 use auxo_proto::ids::ColumnId;
 use auxo_proto::schema::HashRange;
 
 use crate::batch::FieldSet;
+
+pub use matcher::TagMatcher;
+pub(crate) use matcher::{Node, Test};
 
 /// Times from `start` up to but not including `end`, in nanoseconds since 1970.
 ///
@@ -108,7 +114,7 @@ pub enum TagFilter {
 }
 
 /// A literal that page and file statistics are compared with.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, PartialOrd)]
 pub enum Bound {
     /// For signed integers, timestamps and dates.
     I64(i64),

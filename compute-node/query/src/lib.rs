@@ -1,1 +1,45 @@
-//! Nothing here yet.
+//! SQL over shards: text in, streams of record batches out. The only crate that knows DataFusion.
+//!
+//! The way of a SELECT: [`Query::prepare`] (`statement`: text → plan, names looked up by `names`)
+//! → [`Query::execute`] (`run`: limits, memory, stream) → `table` (snapshots of the tablets,
+//! predicates by `pushdown`) → `scan` (sorted batches from [`source`], made Arrow by `columns`).
+//! `failure` turns whatever went wrong into the catalogue's failures, with its place in the text.
+//!
+//! Never here: a socket, a token, a quota, a file of ours, a WAL. Rows come in through
+//! [`source::Snapshots`]; what a statement changes is handed back as a value for others to do.
+
+mod columns;
+mod ddl;
+mod delete;
+mod duration;
+mod explain;
+mod failure;
+mod functions;
+mod information_schema;
+mod insert;
+mod memory;
+mod names;
+mod params;
+mod pushdown;
+mod run;
+mod scan;
+mod semantics;
+mod session;
+mod show;
+pub mod source;
+mod statement;
+mod table;
+mod tokens;
+mod yielding;
+
+pub use delete::Delete;
+pub use insert::{Insert, rows_of};
+pub use params::{Param, Params};
+pub use run::{Answer, Limits, QueryPlan, QueryStats};
+pub use semantics::{AnswerColumn, type_name};
+pub use session::{Query, QueryConfig};
+pub use statement::{Scope, Statement};
+pub use tokens::TEXT_BYTES_MAX;
+
+#[cfg(test)]
+mod tests;

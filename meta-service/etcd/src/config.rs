@@ -22,6 +22,12 @@ pub struct Config {
     pub election_timeout: Duration,
     /// Entries after which the state is made durable and the log before them may go.
     pub snapshot_count: u64,
+    /// Entries the log keeps all the same.
+    pub snapshot_catchup_entries: u64,
+    /// Longest time between two durable commits of the state; what is not in it is in the log.
+    pub backend_batch_interval: Duration,
+    /// Most operations between two durable commits of the state.
+    pub backend_batch_limit: usize,
     /// Longest request, in bytes.
     pub max_request_bytes: usize,
     /// Most compares, or operations of a branch, of a txn.
@@ -45,6 +51,9 @@ impl Default for Config {
             heartbeat_interval: Duration::from_millis(100),
             election_timeout: Duration::from_millis(1000),
             snapshot_count: 10_000,
+            snapshot_catchup_entries: 5000,
+            backend_batch_interval: Duration::from_millis(100),
+            backend_batch_limit: 10_000,
             max_request_bytes: 3 << 19,
             max_txn_ops: 128,
             watch_progress_notify_interval: Duration::from_secs(600),

@@ -93,15 +93,70 @@ impl Op {
 
 #[cfg(test)]
 mod tests {
+    use std::fmt::Write;
+
+    use etcd_client::proto::{PbTxnOpRequest, PbTxnRequestOp};
+
     use super::*;
 
+    /// One operation of each kind, and its bytes in hexadecimal.
+    fn golden() -> Vec<(Op, &'static str)> {
+        let lines = include_str!("../testdata/proposal-format-1.txt").lines();
+        let bytes = lines.map(|line| line.split_once(' ').unwrap().1);
+        let ops = [
+            Op::Put(PbPutRequest {
+                key: b"k".to_vec(),
+                value: b"v".to_vec(),
+                lease: 7,
+                prev_kv: true,
+                ..Default::default()
+            }),
+            Op::Delete(PbDeleteRequest {
+                key: b"a".to_vec(),
+                range_end: b"b".to_vec(),
+                ..Default::default()
+            }),
+            Op::Txn(PbTxnRequest {
+                success: vec![PbTxnRequestOp {
+                    request: Some(PbTxnOpRequest::RequestPut(PbPutRequest {
+                        key: b"k".to_vec(),
+                        ..Default::default()
+                    })),
+                }],
+                ..Default::default()
+            }),
+            Op::Compact(PbCompactionRequest {
+                revision: 300,
+                physical: false,
+            }),
+            Op::Grant(PbLeaseGrantRequest { ttl: 60, id: 7 }),
+            Op::Revoke(PbLeaseRevokeRequest { id: 7 }),
+            Op::Expire(Expire {
+                lease: 7,
+                raft_term: 3,
+            }),
+            Op::Publish(PbMember {
+                id: 9,
+                name: "m".to_owned(),
+                client_ur_ls: vec!["http://c".to_owned()],
+                ..Default::default()
+            }),
+        ];
+        ops.into_iter().zip(bytes).collect()
+    }
+
     #[test]
-    fn an_operation_survives_the_log() {
-        let op = Op::Expire(Expire {
-            lease: 7,
-            raft_term: 3,
-        });
-        assert_eq!(Op::from_bytes(&op.clone().into_bytes()).unwrap(), op);
+    fn golden_bytes_of_every_operation() {
+        for (op, expected) in golden() {
+            let bytes = op.clone().into_bytes();
+            let found = bytes.iter().fold(String::new(), |mut found, byte| {
+                write!(found, "{byte:02x}").unwrap();
+                found
+            });
+            assert_eq!(found, expected, "{op:?}");
+            assert_eq!(Op::from_bytes(&bytes).unwrap(), op);
+        }
+        assert_eq!(golden().len(), 8);
     }
 
     #[test]

@@ -135,6 +135,8 @@ impl Server {
         } = opened;
 
         let pace = Pace {
+            durable_every: config.backend_batch_interval,
+            durable_every_ops: config.backend_batch_limit,
             versions_per_step: config.compaction_batch_limit.max(1),
             pause: config.compaction_sleep_interval,
         };
@@ -150,6 +152,7 @@ impl Server {
             heartbeat: config.heartbeat_interval,
             election: config.election_timeout,
             snapshot_count: config.snapshot_count,
+            snapshot_catchup_entries: config.snapshot_catchup_entries,
         };
         let peer = Peer {
             urls: config.peer_urls.clone(),
@@ -251,6 +254,14 @@ impl Server {
         etcd_client::Channel::Tonic(endpoint.connect_with_connector_lazy(connect))
     }
 
+    /// Returns if the member has failed: its log or state can no longer be written or read. Every
+    /// request is refused then, and only a new start can help. Pending while all is well.
+    pub async fn failed(&self) {
+        let mut leading = self.node.leading();
+        // A closed channel is the end of Raft too.
+        drop(leading.wait_for(|leading| leading.ended).await);
+    }
+
     /// Ends requests, makes the state durable and gives the directory back.
     pub async fn stop(mut self) {
         self.stop.cancel();
@@ -334,7 +345,7 @@ fn open(dir: &Path, identity: Identity) -> Result<Opened, StartError> {
         lessor.granted(lease.value(), row.value().0);
     }
     Ok(Opened {
-        feed: Arc::new(Feed::new(store.clone(), view.revision())),
+        feed: Arc::new(Feed::new(store.clone(), view.revision(), view.compacted())),
         lessor: Arc::new(lessor),
         store,
         identity,

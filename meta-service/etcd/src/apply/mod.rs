@@ -4,8 +4,8 @@
 //!    its last entry. An entry that is refused still moves that position.
 //! 2. After the commit the changes go to the watch feed in the order of their revisions, leases to the
 //!    lessor, and only then the outcomes to whoever waits for them.
-//! 3. Commits are not durable one by one: the log is, and its tail is applied again after a crash. Every
-//!    100 ms or 10,000 operations one commit is durable, and so is the last one before the thread ends.
+//! 3. Commits are not durable one by one: the log is, and its tail is applied again after a crash. After
+//!    a while or many operations one commit is durable, and so is the last one before the thread ends.
 //! 4. Between batches a few compacted versions are removed.
 //!
 //! What an entry does depends on the entry and the tables alone. The thread's clock decides when a
@@ -60,9 +60,13 @@ enum Command {
     MakeDurable(oneshot::Sender<io::Result<()>>),
 }
 
-/// How compacted versions are removed.
+/// When the thread does what nobody waits for.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Pace {
+    /// Longest time, and most operations, between two durable commits.
+    pub(crate) durable_every: Duration,
+    pub(crate) durable_every_ops: usize,
+    /// Compacted versions removed at a time, and the pause after it.
     pub(crate) versions_per_step: usize,
     pub(crate) pause: Duration,
 }

@@ -20,9 +20,6 @@ use crate::mvcc::{Fault, MetaKey, Store, Tables, View};
 use crate::proposal::Content;
 use crate::watch::Feed;
 
-const DURABLE_EVERY: Duration = Duration::from_millis(100);
-const DURABLE_EVERY_OPS: usize = 10_000;
-
 pub(super) struct Thread {
     store: Store,
     feed: Arc<Feed>,
@@ -84,7 +81,9 @@ impl Thread {
 
     /// How long until something is to be done without being told.
     fn due_in(&self) -> Option<Duration> {
-        let durable = self.volatile.map(|(since, _)| since + DURABLE_EVERY);
+        let durable = self
+            .volatile
+            .map(|(since, _)| since + self.pace.durable_every);
         let step = self.position.removal.map(|_| self.next_step);
         let due = durable.into_iter().chain(step).min()?;
         Some(due.saturating_duration_since(Instant::now()))
@@ -115,7 +114,7 @@ impl Thread {
             self.remove_some()?;
         }
         if let Some((since, _)) = self.volatile
-            && since.elapsed() >= DURABLE_EVERY
+            && since.elapsed() >= self.pace.durable_every
         {
             self.make_durable()?;
         }
@@ -124,7 +123,7 @@ impl Thread {
 
     fn apply(&mut self, entries: &[Committed]) -> Result<Vec<Applied>, Fault> {
         let ops = entries.len() + self.volatile.map_or(0, |(_, ops)| ops);
-        let durability = if ops >= DURABLE_EVERY_OPS {
+        let durability = if ops >= self.pace.durable_every_ops {
             Durability::Immediate
         } else {
             Durability::None
@@ -154,6 +153,9 @@ impl Thread {
         drop(tables);
         txn.commit()?;
 
+        if self.position.compacted != position.compacted {
+            self.feed.compact(position.compacted);
+        }
         self.position = position;
         self.volatile = match durability {
             Durability::Immediate => None,

@@ -16,6 +16,8 @@ mod flusher;
 mod format;
 mod segment;
 mod store;
+#[cfg(test)]
+mod suite;
 
 use std::path::PathBuf;
 

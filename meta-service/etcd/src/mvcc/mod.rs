@@ -8,7 +8,11 @@
 //! members: the same entries give the same tables everywhere.
 
 pub(crate) mod compact;
+#[cfg(test)]
+mod golden;
 mod history;
+#[cfg(test)]
+mod model;
 mod range;
 mod store;
 mod tables;

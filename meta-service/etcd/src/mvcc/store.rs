@@ -193,7 +193,7 @@ impl<E: Into<redb::Error>> From<E> for Identified {
 /// An unchanging view of the state, as long as it is held. Pages it shows are not reused meanwhile,
 /// so it is held for one request, not longer.
 pub(crate) struct ReadView {
-    tables: ReadTables,
+    pub(super) tables: ReadTables,
     revision: i64,
     compacted: i64,
 }

@@ -88,7 +88,7 @@ pub(crate) struct Tables<'txn> {
     pub(crate) lease: Table<'txn, i64, LeaseRow>,
     pub(crate) lease_key: Table<'txn, LeaseKey, ()>,
     pub(crate) member: Table<'txn, u64, Bytes>,
-    meta: Table<'txn, &'static str, Bytes>,
+    pub(super) meta: Table<'txn, &'static str, Bytes>,
 }
 
 impl<'txn> Tables<'txn> {
@@ -133,7 +133,7 @@ pub(crate) struct ReadTables {
     pub(crate) lease: ReadOnlyTable<i64, LeaseRow>,
     pub(crate) lease_key: ReadOnlyTable<LeaseKey, ()>,
     pub(crate) member: ReadOnlyTable<u64, Bytes>,
-    meta: ReadOnlyTable<&'static str, Bytes>,
+    pub(super) meta: ReadOnlyTable<&'static str, Bytes>,
 }
 
 impl ReadTables {

@@ -49,9 +49,11 @@ impl<'a, 'txn> Writer<'a, 'txn> {
         (self.began_at + 1, self.events.len() as u32)
     }
 
-    /// * errors: `KeyNotFound` for an ignored field of a missing key, `LeaseNotFound`.
+    /// * errors: `LeaseNotFound`, then `KeyNotFound` for an ignored field of a missing key. (A txn
+    ///   checks in the other order, as etcd does.)
     pub(crate) fn put(&mut self, request: &PbPutRequest) -> Result<PbPutResponse, Fault> {
-        check_put(self, request)?;
+        check_lease(self, request)?;
+        check_key(self, request)?;
         let row = self
             .tables
             .key
@@ -176,13 +178,23 @@ impl<'a, 'txn> Writer<'a, 'txn> {
     }
 }
 
-/// Checks a put against what is there, without changing anything.
+/// Checks a put of a txn against what is there: first the key, then the lease.
 pub(super) fn check_put(view: &impl View, request: &PbPutRequest) -> Result<(), Fault> {
+    check_key(view, request)?;
+    check_lease(view, request)
+}
+
+/// An ignored field is that of a key that must be there.
+fn check_key(view: &impl View, request: &PbPutRequest) -> Result<(), Fault> {
     if (request.ignore_value || request.ignore_lease)
         && view.keys().get(request.key.as_slice())?.is_none()
     {
         return Err(Refusal::KeyNotFound.into());
     }
+    Ok(())
+}
+
+fn check_lease(view: &impl View, request: &PbPutRequest) -> Result<(), Fault> {
     if request.lease != 0 && view.leases().get(request.lease)?.is_none() {
         return Err(Refusal::LeaseNotFound.into());
     }

@@ -21,8 +21,6 @@ use crate::log::LogStore;
 use crate::mvcc::Identity;
 use crate::proposal::Op;
 
-/// Entries the log keeps behind the last snapshot.
-const ENTRIES_KEPT: u64 = 5000;
 /// Proposals under way at one time.
 const PROPOSALS_MAX: usize = 5000;
 /// Reads that may wait for one confirmation.
@@ -36,6 +34,7 @@ pub(crate) struct Timing {
     pub(crate) heartbeat: Duration,
     pub(crate) election: Duration,
     pub(crate) snapshot_count: u64,
+    pub(crate) snapshot_catchup_entries: u64,
 }
 
 impl Timing {
@@ -76,6 +75,8 @@ pub(crate) struct Leading {
     /// Index of the last entry of the log, and of the last one applied.
     pub(crate) last: u64,
     pub(crate) applied: u64,
+    /// Raft has ended, by itself or because it was stopped.
+    pub(crate) ended: bool,
 }
 
 /// A running member.
@@ -112,7 +113,7 @@ impl Node {
             allow_log_reversion: None,
             // A snapshot only makes the state durable (see `machine`), so Raft may decide when.
             snapshot_policy: SnapshotPolicy::LogsSinceLast(timing.snapshot_count),
-            max_in_snapshot_log_to_keep: ENTRIES_KEPT,
+            max_in_snapshot_log_to_keep: timing.snapshot_catchup_entries,
             ..openraft::Config::default()
         };
         let config = Arc::new(config.validate().map_err(|error| error.to_string())?);
@@ -249,6 +250,7 @@ async fn follow(raft: Raft, leading: watch::Sender<Leading>) {
                     && applied.is_some_and(|at| at.leader_id.term == seen.current_term),
                 last: seen.last_log_index.unwrap_or(0),
                 applied: applied.map_or(0, |at| at.index),
+                ended: !running,
             }
         };
         leading.send_if_modified(|before| std::mem::replace(before, now) != now);
@@ -256,6 +258,7 @@ async fn follow(raft: Raft, leading: watch::Sender<Leading>) {
             leading.send_modify(|last| {
                 last.leader = None;
                 last.primary = false;
+                last.ended = true;
             });
             return;
         }

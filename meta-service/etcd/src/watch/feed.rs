@@ -19,6 +19,7 @@ struct Ring {
     /// Everything after this revision up to the head is in the ring.
     after: i64,
     head: i64,
+    compacted: i64,
 }
 
 /// Where changes are taken from.
@@ -31,13 +32,15 @@ pub(crate) struct Feed {
 }
 
 impl Feed {
-    /// A feed that goes on from `head`, the revision of the state in `store`.
-    pub(crate) fn new(store: Store, head: i64) -> Self {
+    /// A feed that goes on from `head`, the revision of the state in `store`, whose boundary is
+    /// `compacted`.
+    pub(crate) fn new(store: Store, head: i64, compacted: i64) -> Self {
         let ring = Ring {
             changes: VecDeque::new(),
             bytes: 0,
             after: head,
             head,
+            compacted,
         };
         Self {
             ring: Mutex::new(ring),
@@ -69,6 +72,16 @@ impl Feed {
             }
         }
         self.head.send_replace(head);
+    }
+
+    /// Moves the boundary; whoever asks for older changes from now on is refused them.
+    pub(crate) fn compact(&self, compacted: i64) {
+        self.ring.lock().compacted = compacted;
+    }
+
+    /// The compaction boundary.
+    pub(crate) fn compacted(&self) -> i64 {
+        self.ring.lock().compacted
     }
 
     /// The revision published last.
@@ -124,7 +137,7 @@ mod tests {
             member: 1,
         };
         let path = dir.path().join("state.redb");
-        Feed::new(Store::open(&path, identity).unwrap().0, 1)
+        Feed::new(Store::open(&path, identity).unwrap().0, 1, -1)
     }
 
     fn change(revision: i64, bytes: usize) -> Arc<Changes> {

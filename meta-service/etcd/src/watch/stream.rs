@@ -239,7 +239,9 @@ impl Stream {
             created: true,
             ..answer(id, head)
         })
-        .await
+        .await?;
+        // The ring may still hold what is compacted: asking for it is refused all the same.
+        self.cancel_behind(&[id], self.feed.compacted()).await
     }
 
     /// Tells idle watchers that want to know how far they have come.

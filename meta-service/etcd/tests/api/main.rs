@@ -5,6 +5,7 @@ mod election;
 mod kv;
 mod lease;
 mod restart;
+mod tcp;
 mod watch;
 
 use std::path::Path;

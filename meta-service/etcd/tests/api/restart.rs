@@ -1,9 +1,12 @@
 //! What a member still knows after it was stopped, or dropped as if it had been killed.
 
-use auxo_etcd::{Server, StartError};
-use etcd_client::{CompactionOptions, GetOptions};
+use std::path::Path;
+use std::time::Duration;
 
-use crate::{Member, client, config, refused, start_in};
+use auxo_etcd::{Server, StartError};
+use etcd_client::{CompactionOptions, GetOptions, LeaseTimeToLiveOptions, PutOptions};
+
+use crate::{Member, client, config, refused, soon, start_in};
 
 #[tokio::test]
 async fn nothing_is_lost_by_stopping() {
@@ -51,11 +54,93 @@ async fn an_acknowledged_write_survives_a_drop() {
     }
 }
 
+/// A copy of the directory between two writes is what a killed process leaves behind: everything
+/// handed to the operating system, nothing that was only in memory.
+fn killed(dir: &Path) -> tempfile::TempDir {
+    fn copy(from: &Path, to: &Path) {
+        std::fs::create_dir_all(to).expect("a directory");
+        for item in std::fs::read_dir(from).expect("a directory") {
+            let path = item.expect("an entry").path();
+            let target = to.join(path.file_name().expect("a name"));
+            if path.is_dir() {
+                copy(&path, &target);
+            } else {
+                std::fs::copy(&path, &target).expect("a copy");
+            }
+        }
+    }
+    let image = tempfile::tempdir().expect("a directory");
+    copy(dir, image.path());
+    image
+}
+
+#[tokio::test]
+async fn an_acknowledged_write_survives_a_kill_at_any_distance_from_a_durable_commit() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut settings = config(dir.path());
+    // Durable after every 16 operations and never in between, so that no copy is made during one.
+    settings.backend_batch_interval = Duration::from_secs(3600);
+    settings.backend_batch_limit = 16;
+    settings.snapshot_count = 1_000_000;
+    let server = crate::start_with(settings).await;
+    let mut kv = client(&server).await;
+    let lease = kv.lease_grant(600, None).await.unwrap().id();
+    for round in 0..40 {
+        let options = PutOptions::new().with_lease(lease);
+        kv.put("leased", format!("{round}"), Some(options))
+            .await
+            .unwrap();
+        kv.put(format!("k{round}"), "v", None).await.unwrap();
+        let deleted = kv.delete(format!("k{}", round - 1), None).await.unwrap();
+        let revision = deleted.header().unwrap().revision();
+        if round == 20 {
+            kv.compact(revision - 10, None).await.unwrap();
+        }
+        if round % 5 != 0 {
+            continue;
+        }
+        let image = killed(dir.path());
+        let again = start_in(image.path()).await;
+        let mut kv = client(&again).await;
+        let all = GetOptions::new().with_all_keys();
+        let got = kv.get("", Some(all)).await.unwrap();
+        assert_eq!(got.header().unwrap().revision(), revision);
+        let kvs = got
+            .kvs()
+            .iter()
+            .map(|kv| (kv.key_str().unwrap(), kv.value_str().unwrap()));
+        let (key, value) = (format!("k{round}"), format!("{round}"));
+        let expected = [(key.as_str(), "v"), ("leased", value.as_str())];
+        assert_eq!(kvs.collect::<Vec<_>>(), expected);
+        let with_keys = LeaseTimeToLiveOptions::new().with_keys();
+        let lease = kv.lease_time_to_live(lease, Some(with_keys)).await.unwrap();
+        assert_eq!(lease.keys(), [b"leased"]);
+        again.stop().await;
+    }
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_member_that_cannot_write_says_that_it_failed() {
+    let Member { server, dir } = Member::start().await;
+    let mut kv = client(&server).await;
+    kv.put("k", "v", None).await.unwrap();
+    // The next segment of the log cannot be made where there is no directory.
+    std::fs::remove_dir_all(dir.path().join("member/log")).unwrap();
+    let large = vec![7; 1 << 20];
+    let failing = async { while kv.put("k", large.clone(), None).await.is_ok() {} };
+    soon(failing).await;
+    soon(server.failed()).await;
+    assert!(refused(kv.put("k", "v", None).await).starts_with("Unavailable"));
+    server.stop().await;
+}
+
 #[tokio::test]
 async fn the_log_is_cut_and_the_rest_is_enough() {
     let dir = tempfile::tempdir().unwrap();
     let mut settings = config(dir.path());
     settings.snapshot_count = 20;
+    settings.snapshot_catchup_entries = 5;
     for round in 0..3 {
         let server = crate::start_with(settings.clone()).await;
         let mut kv = client(&server).await;

@@ -8,16 +8,20 @@ use etcd_client::{
 use crate::{Member, soon};
 
 async fn next(stream: &mut WatchStream) -> WatchResponse {
-    soon(stream.message()).await.unwrap().expect("an answer")
+    soon(stream.message())
+        .await
+        .expect("no error")
+        .expect("an answer")
 }
 
 /// `+key=value` or `-key`, with the revision.
 fn events(answer: &WatchResponse) -> Vec<String> {
     let event = |event: &etcd_client::Event| {
-        let kv = event.kv().unwrap();
-        let key = kv.key_str().unwrap();
+        let kv = event.kv().expect("a key");
+        let key = kv.key_str().expect("text");
+        let value = kv.value_str().expect("text");
         match event.event_type() {
-            EventType::Put => format!("{}+{key}={}", kv.mod_revision(), kv.value_str().unwrap()),
+            EventType::Put => format!("{}+{key}={value}", kv.mod_revision()),
             EventType::Delete => format!("{}-{key}", kv.mod_revision()),
         }
     };
@@ -186,4 +190,90 @@ async fn history_survives_a_restart_and_ends_at_compaction() {
     client.put("k", "7", None).await.unwrap();
     assert_eq!(events(&next(&mut later).await), ["7+k=7"]);
     server.stop().await;
+}
+
+/// Every watcher sees every change of its keys once and in order, however late it began, however slowly
+/// it reads, and while old versions are being compacted behind it.
+#[tokio::test]
+async fn many_watchers_of_one_stream_each_see_everything_once() {
+    const WATCHERS: i64 = 200;
+    const ROUNDS: i64 = 300;
+    let member = Member::start().await;
+    let mut client = member.client().await;
+    let options = |id: i64| {
+        let options = WatchOptions::new().with_prefix().with_watch_id(id + 1);
+        options.with_start_revision(2 + id % 50)
+    };
+    let mut watching = client.watch("k", Some(options(0))).await.unwrap();
+    for id in 1..WATCHERS {
+        watching.watch("k", Some(options(id))).await.unwrap();
+    }
+    let mut writers = tokio::task::JoinSet::new();
+    for writer in 0..4 {
+        let mut client = member.client().await;
+        writers.spawn(async move {
+            for n in 0..ROUNDS / 4 {
+                let put =
+                    |key: &str| TxnOp::put(format!("{key}{}", n % 7), format!("{writer}"), None);
+                let txn = Txn::new().and_then([put("k"), put("l"), put("ka")]);
+                let done = client.txn(txn).await.expect("a txn");
+                let revision = done.header().expect("a header").revision();
+                if n % 20 == 19 {
+                    // Another writer may have compacted further already.
+                    drop(client.compact(revision - 10, None).await);
+                }
+            }
+        });
+    }
+    // Nothing is taken until all is written.
+    soon(writers.join_all()).await;
+    let head = client
+        .get("k", None)
+        .await
+        .unwrap()
+        .header()
+        .unwrap()
+        .revision();
+    assert_eq!(head, 1 + ROUNDS);
+
+    let mut seen: std::collections::BTreeMap<i64, Vec<i64>> =
+        (1..=WATCHERS).map(|id| (id, Vec::new())).collect();
+    let mut gone = 0;
+    while seen
+        .values()
+        .any(|revisions| revisions.last() != Some(&head))
+    {
+        let answer = next(&mut watching).await;
+        if answer.canceled() {
+            assert!(answer.compact_revision() > 0);
+            let revisions = seen.remove(&answer.watch_id()).unwrap();
+            assert!(
+                revisions
+                    .last()
+                    .is_none_or(|last| *last < answer.compact_revision())
+            );
+            gone += 1;
+            continue;
+        }
+        let revisions = seen.get_mut(&answer.watch_id()).unwrap();
+        for pair in answer.events().chunks(2) {
+            let [first, second] = pair else {
+                panic!("a revision in pieces");
+            };
+            let revision = first.kv().unwrap().mod_revision();
+            assert_eq!(second.kv().unwrap().mod_revision(), revision);
+            assert!(first.kv().unwrap().key() != second.kv().unwrap().key());
+            revisions.push(revision);
+        }
+    }
+    for (id, revisions) in seen {
+        let start = 2 + (id - 1) % 50;
+        assert_eq!(
+            revisions,
+            (start..=head).collect::<Vec<_>>(),
+            "watcher {id}"
+        );
+    }
+    assert!(gone < WATCHERS, "all were canceled");
+    member.server.stop().await;
 }

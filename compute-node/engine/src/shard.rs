@@ -1,0 +1,469 @@
+//! One shard that this node leads: the handle others hold, and the tasks behind it.
+//!
+//! Tasks of a leading shard: the appending task (`leader.rs`), the flusher (below) and, while there
+//! is something to join, a run maker (`runs.rs`). All are spawned on the engine's task tracker and
+//! end with the shard's own stop token.
+//!
+//! Never here: which shards there are, SQL, sockets.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use auxo_proto::clock::Clock;
+use auxo_proto::ids::{ShardId, TabletId, TenantId};
+use auxo_proto::random::Random;
+use auxo_proto::schema::TabletSpec;
+use auxo_wal_adapters::frame::PAYLOAD_BYTES_MAX;
+use auxo_wal_adapters::{Offset, Region};
+use object_store::ObjectStore;
+use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tokio_util::sync::CancellationToken;
+
+use crate::Settings;
+use crate::batches::Batches;
+use crate::budget::MemtableBudget;
+use crate::committer::{Committer, NotCommitted};
+use crate::files::FileCache;
+use crate::flush::{self, Flight, FlushError, Target};
+use crate::leader::{Busy, Command, Ended, Submitted, WriteError, Written};
+use crate::payload::{self, Batch, EncodeError, EncodedBatch, Entry};
+use crate::read::{ReadError, TabletSnapshot};
+use crate::state::Cut;
+use crate::version::{self, Current};
+
+/// Longest wait for an answer to a write; past it the outcome is unknown to the caller.
+const WRITE_TIME: Duration = Duration::from_secs(10);
+
+/// Longest wait of a strong read for the log.
+const BARRIER_TIME: Duration = Duration::from_secs(5);
+
+/// What a shard's tasks share.
+pub(crate) struct Parts {
+    pub(crate) shard: ShardId,
+    pub(crate) current: Arc<Current>,
+    pub(crate) region: Arc<dyn Region>,
+    pub(crate) committer: Committer,
+    pub(crate) store: Arc<dyn ObjectStore>,
+    pub(crate) files: FileCache,
+    pub(crate) commands: mpsc::Sender<Command>,
+    pub(crate) unflushed: Arc<AtomicU64>,
+    pub(crate) budget: MemtableBudget,
+    pub(crate) clock: Clock,
+    pub(crate) random: Random,
+    pub(crate) settings: Arc<Settings>,
+    pub(crate) stop: CancellationToken,
+    pub(crate) flush_wanted: Notify,
+    pub(crate) applied: Notify,
+    /// Batches applied up to the newest manifest's `flushed`.
+    pub(crate) flushed_batches: tokio::sync::Mutex<Batches>,
+    /// Cuts whose files are not committed yet, oldest first; held while one is being flushed.
+    pub(crate) cuts: tokio::sync::Mutex<VecDeque<Cut>>,
+    /// Keys of objects that are written and not committed; see `auxo_sst::garbage`.
+    pub(crate) in_flight: parking_lot::Mutex<std::collections::HashSet<String>>,
+    pub(crate) ended: watch::Sender<Option<Ended>>,
+}
+
+/// A shard that this node leads. Clones are handles of the same shard.
+#[derive(Clone)]
+pub struct Shard {
+    pub(crate) parts: Arc<Parts>,
+}
+
+/// What a shard says of itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ShardStatus {
+    /// Which shard.
+    pub shard: ShardId,
+    /// Its term.
+    pub term: auxo_proto::ids::Term,
+    /// Number of its newest manifest.
+    pub manifest: u64,
+    /// First offset that files do not cover.
+    pub flushed: Offset,
+    /// First offset that is not applied.
+    pub applied: Offset,
+    /// Bytes of log behind `flushed`.
+    pub unflushed_bytes: u64,
+    /// Bytes of memtables.
+    pub memory_bytes: u64,
+    /// Live files.
+    pub files: u64,
+    /// Bytes of live files.
+    pub file_bytes: u64,
+    /// Rows in live files.
+    pub file_rows: u64,
+    /// Tablets.
+    pub tablets: u64,
+    /// How leadership ended, if it did.
+    pub ended: Option<String>,
+}
+
+impl Shard {
+    /// Which shard.
+    pub fn id(&self) -> ShardId {
+        self.parts.shard
+    }
+
+    /// Writes one batch as one record.
+    ///
+    /// * errors: every variant of [`WriteError`] but `Unknown` means that the write is in no state,
+    ///   now or ever.
+    /// * effects: durable once it returns `Ok`; dropping the future cancels nothing.
+    pub async fn write(&self, batch: Batch) -> Result<Written, WriteError> {
+        let parts = &self.parts;
+        self.check_tablets(&batch)?;
+        if parts.unflushed.load(Ordering::Relaxed) > parts.settings.unflushed_bytes_max {
+            parts.flush_wanted.notify_one();
+            return Err(WriteError::Busy(Busy::Unflushed));
+        }
+        let encoded = encode(&batch)?;
+        let permit = parts.budget.admit(encoded.memory_bytes());
+        let permit = permit.ok_or(WriteError::Busy(Busy::Memory))?;
+        self.submit(batch, encoded, Some(permit)).await
+    }
+
+    /// Makes or renews tablets; durable when it returns. Repeating it changes nothing.
+    pub async fn create_tablets(&self, specs: Vec<TabletSpec>) -> Result<(), WriteError> {
+        let version = self.parts.current.get();
+        let known = |spec: &TabletSpec| {
+            version
+                .tablets
+                .get(&spec.id)
+                .is_some_and(|known| **known == *spec)
+        };
+        let missing: Vec<TabletSpec> = specs.into_iter().filter(|spec| !known(spec)).collect();
+        match missing.is_empty() {
+            true => Ok(()),
+            false => self.change(Entry::CreateTablets(missing)).await,
+        }
+    }
+
+    /// Makes tablets unreadable; durable when it returns. Their files go later.
+    pub async fn drop_tablets(&self, tablets: Vec<TabletId>) -> Result<(), WriteError> {
+        let version = self.parts.current.get();
+        let known: Vec<TabletId> = tablets
+            .into_iter()
+            .filter(|id| version.tablets.contains_key(id))
+            .collect();
+        match known.is_empty() {
+            true => Ok(()),
+            false => self.change(Entry::DropTablets(known)).await,
+        }
+    }
+
+    async fn change(&self, entry: Entry) -> Result<(), WriteError> {
+        let batch = Batch {
+            tenant: TenantId(0),
+            id: None,
+            hash: 0,
+            entries: vec![entry],
+        };
+        let encoded = encode(&batch)?;
+        self.submit(batch, encoded, None).await.map(drop)
+    }
+
+    async fn submit(
+        &self,
+        batch: Batch,
+        encoded: EncodedBatch,
+        permit: Option<crate::budget::RequestPermit>,
+    ) -> Result<Written, WriteError> {
+        let (reply, answer) = oneshot::channel();
+        let submitted = Submitted {
+            batch,
+            encoded,
+            reply,
+            permit,
+        };
+        match self
+            .parts
+            .commands
+            .try_send(Command::Write(Box::new(submitted)))
+        {
+            Ok(()) => {}
+            Err(mpsc::error::TrySendError::Full(_)) => return Err(WriteError::Busy(Busy::Queue)),
+            Err(mpsc::error::TrySendError::Closed(_)) => return Err(self.gone()),
+        }
+        match tokio::time::timeout(WRITE_TIME, answer).await {
+            Ok(Ok(answer)) => answer,
+            Ok(Err(_)) | Err(_) => Err(WriteError::Unknown),
+        }
+    }
+
+    fn check_tablets(&self, batch: &Batch) -> Result<(), WriteError> {
+        let version = self.parts.current.get();
+        for entry in &batch.entries {
+            let (Entry::Rows { tablet, .. } | Entry::Delete { tablet, .. }) = entry else {
+                continue;
+            };
+            if !version.tablets.contains_key(tablet) {
+                return Err(WriteError::StaleRoute(*tablet));
+            }
+        }
+        Ok(())
+    }
+
+    /// Why nobody takes commands any more.
+    fn gone(&self) -> WriteError {
+        match &*self.parts.ended.borrow() {
+            Some(Ended::Fenced(_)) => WriteError::NotLeader(self.parts.shard),
+            Some(Ended::Parked(why)) => WriteError::Parked(why.clone()),
+            Some(Ended::Closed) | None => WriteError::Closed(self.parts.shard),
+        }
+    }
+
+    /// Waits until every write acked by anyone before now is applied here.
+    ///
+    /// * source: invariants §6, `strong`: a linear end is waited for; otherwise the first frame
+    ///   sent after the question has to be acked.
+    pub async fn barrier(&self) -> Result<(), ReadError> {
+        let unavailable = |why: String| ReadError::Unavailable(why);
+        if let Some(ended) = &*self.parts.ended.borrow() {
+            return Err(unavailable(format!("{ended:?}")));
+        }
+        let waited = async {
+            if self.parts.region.end_is_linear() {
+                let end = self.parts.region.end().await;
+                let end = end.map_err(|error| unavailable(error.to_string()))?.offset;
+                loop {
+                    let applied = self.parts.applied.notified();
+                    tokio::pin!(applied);
+                    applied.as_mut().enable();
+                    if self.parts.current.get().next >= end {
+                        return Ok(());
+                    }
+                    applied.await;
+                }
+            }
+            let (reply, answer) = oneshot::channel();
+            let sent = self.parts.commands.send(Command::Barrier(reply)).await;
+            sent.map_err(|_| unavailable("not led here".into()))?;
+            match answer.await {
+                Ok(answer) => answer.map_err(|error| unavailable(error.to_string())),
+                Err(_) => Err(unavailable("not led here".into())),
+            }
+        };
+        match tokio::time::timeout(BARRIER_TIME, waited).await {
+            Ok(done) => done,
+            Err(_) => Err(unavailable("the log did not answer in time".into())),
+        }
+    }
+
+    /// A tablet as it is now.
+    pub fn tablet(&self, tablet: TabletId) -> Result<TabletSnapshot, ReadError> {
+        let version = self.parts.current.get();
+        let spec = version
+            .tablets
+            .get(&tablet)
+            .ok_or(ReadError::StaleRoute(tablet))?;
+        let spec = Arc::clone(spec);
+        let now_ns = self.parts.clock.now_ns();
+        Ok(TabletSnapshot::new(
+            version,
+            spec,
+            self.parts.files.clone(),
+            now_ns,
+        ))
+    }
+
+    /// What the shard says of itself.
+    pub fn status(&self) -> ShardStatus {
+        let version = self.parts.current.get();
+        let files = || version.files.values().flatten();
+        ShardStatus {
+            shard: self.parts.shard,
+            term: self.parts.committer.own().term,
+            manifest: version.manifest,
+            flushed: version.flushed,
+            applied: version.next,
+            unflushed_bytes: self.parts.unflushed.load(Ordering::Relaxed),
+            memory_bytes: version.memory_bytes() as u64,
+            files: files().count() as u64,
+            file_bytes: files().map(|file| file.length).sum(),
+            file_rows: files().map(|file| file.rows).sum(),
+            tablets: version.tablets.len() as u64,
+            ended: self
+                .parts
+                .ended
+                .borrow()
+                .as_ref()
+                .map(|ended| format!("{ended:?}")),
+        }
+    }
+
+    /// Tells when leadership ends.
+    pub fn ended(&self) -> watch::Receiver<Option<Ended>> {
+        self.parts.ended.subscribe()
+    }
+
+    /// Flushes everything applied before the call.
+    ///
+    /// * returns: once a committed manifest covers it.
+    pub async fn flush(&self) -> Result<(), WriteError> {
+        let (reply, answer) = oneshot::channel();
+        let sent = self.parts.commands.send(Command::Cut(reply)).await;
+        sent.map_err(|_| self.gone())?;
+        let cut = answer.await.map_err(|_| self.gone())?;
+        self.parts
+            .flush_cut(cut)
+            .await
+            .map_err(|error| WriteError::Refused(error.to_string()))
+    }
+
+    /// Settles what is in flight, flushes, and stops; afterwards no background work can commit.
+    pub async fn close(&self) -> Result<(), WriteError> {
+        let (reply, answer) = oneshot::channel();
+        let sent = self.parts.commands.send(Command::Close(reply)).await;
+        if sent.is_err() {
+            return match &*self.parts.ended.borrow() {
+                Some(Ended::Closed) => Ok(()),
+                _ => Err(self.gone()),
+            };
+        }
+        let flushed = match answer.await {
+            Ok(cut) => self.parts.flush_cut(cut).await,
+            Err(_) => return Err(self.gone()),
+        };
+        self.parts.stop.cancel();
+        flushed.map_err(|error| WriteError::Refused(error.to_string()))
+    }
+}
+
+/// Encodes a batch that one record can hold.
+fn encode(batch: &Batch) -> Result<EncodedBatch, WriteError> {
+    let encoded = payload::encode_batch(batch).map_err(|error| match error {
+        EncodeError::TooLarge { .. } | EncodeError::TooDeep => {
+            WriteError::TooLarge(error.to_string())
+        }
+        EncodeError::Malformed(_) => WriteError::Refused(error.to_string()),
+    })?;
+    let bytes = encoded.encoded_bytes();
+    match bytes > PAYLOAD_BYTES_MAX - payload::HEADER_BYTES {
+        true => Err(WriteError::TooLarge(format!(
+            "batch is {bytes} bytes encoded, a record holds {PAYLOAD_BYTES_MAX}"
+        ))),
+        false => Ok(encoded),
+    }
+}
+
+impl Parts {
+    /// Flushes every pending cut, then the given one.
+    pub(crate) async fn flush_cut(&self, cut: Option<Cut>) -> Result<(), FlushError> {
+        let mut cuts = self.cuts.lock().await;
+        cuts.extend(cut);
+        while let Some(cut) = cuts.front() {
+            self.flush_one(cut).await?;
+            cuts.pop_front();
+        }
+        Ok(())
+    }
+
+    async fn flush_one(&self, cut: &Cut) -> Result<(), FlushError> {
+        self.committer.bump().await?;
+        let version = self.current.get();
+        let ulid = || self.ulid();
+        let flight = Flight::new(&self.in_flight);
+        let target = Target {
+            store: &self.store,
+            shard: self.shard,
+            own: self.committer.own(),
+            ulid: &ulid,
+            flight: &flight,
+        };
+        let files = flush::write_cut(cut, &version, target).await?;
+        let mut batches = self.flushed_batches.lock().await;
+        for applied in &cut.batches {
+            batches.insert(applied.tenant, applied.id, applied.body_hash, applied.seq);
+        }
+        let table = batches.to_manifest();
+        drop(batches);
+        let now_ms = self.clock.now_ms();
+        let committed = self
+            .committer
+            .commit(|before| Some(flush::flushed_manifest(before, cut, files, table, now_ms)))
+            .await?;
+        let (number, manifest) = committed;
+        let freed = self.current.edit(|version| {
+            let flushed_seq = version.seq(cut.until);
+            let frozen = version
+                .frozen
+                .iter()
+                .position(|frozen| frozen.until == cut.until);
+            let freed = frozen.map_or(0, |at| version.frozen.remove(at).rows.bytes());
+            version.manifest = number;
+            version.flushed = manifest.flushed;
+            let mut deletes = manifest.deletes.clone();
+            deletes.extend(
+                version
+                    .deletes
+                    .iter()
+                    .filter(|d| d.seq >= flushed_seq)
+                    .cloned(),
+            );
+            version.deletes = Arc::new(deletes);
+            version.files = Arc::new(version::files_of(&manifest));
+            freed
+        });
+        self.budget.sub(freed);
+        self.unflushed.fetch_sub(cut.log_bytes, Ordering::Relaxed);
+        tracing::info!(shard = %self.shard, manifest = number, flushed = cut.until, "flushed");
+        let _ = self.commands.try_send(Command::Mark(number));
+        if let Err(error) = self.region.truncate(cut.until).await {
+            tracing::warn!(shard = %self.shard, %error, "log not truncated, asked again next time");
+        }
+        Ok(())
+    }
+
+    pub(crate) fn ulid(&self) -> ulid::Ulid {
+        ulid::Ulid::from_parts(self.clock.now_ms().max(0) as u64, self.random.next_u128())
+    }
+
+    /// Flushes by size, age and request until the shard stops; a failure is tried again.
+    pub(crate) async fn keep_flushing(self: Arc<Self>) {
+        let age = Duration::from_millis(self.settings.flush_age_ms);
+        let mut pause = Duration::from_millis(200);
+        loop {
+            tokio::select! {
+                biased;
+                () = self.stop.cancelled() => return,
+                () = self.flush_wanted.notified() => {}
+                () = tokio::time::sleep(age) => {}
+            }
+            let (reply, answer) = oneshot::channel();
+            if self.commands.send(Command::Cut(reply)).await.is_err() {
+                return;
+            }
+            let Ok(cut) = answer.await else {
+                return;
+            };
+            let flushed = tokio::select! {
+                biased;
+                () = self.stop.cancelled() => return,
+                flushed = self.flush_cut(cut) => flushed,
+            };
+            match flushed {
+                Ok(()) => pause = Duration::from_millis(200),
+                Err(FlushError::NotCommitted(NotCommitted::Deposed(term))) => {
+                    let _ = self.commands.send(Command::Deposed(term)).await;
+                    return;
+                }
+                Err(error) => {
+                    tracing::error!(shard = %self.shard, %error, "flush failed, tried again");
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(Duration::from_secs(10));
+                    self.flush_wanted.notify_one();
+                }
+            }
+        }
+    }
+
+    /// Whether the shard should flush by itself now.
+    pub(crate) fn after_apply(&self) {
+        self.applied.notify_waiters();
+        if self.unflushed.load(Ordering::Relaxed) >= self.settings.flush_bytes {
+            self.flush_wanted.notify_one();
+        }
+    }
+}

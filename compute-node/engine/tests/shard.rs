@@ -1,0 +1,516 @@
+//! A shard over the reference log and an in-memory store: what is acked is there, once, after
+//! whatever happens to leaders.
+
+#![allow(clippy::unwrap_used, reason = "a test ends where it cannot go on")]
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arrow::array::{Array, AsArray};
+use arrow::datatypes::Int64Type;
+use auxo_engine::payload::{Batch, Entry};
+use auxo_engine::{Engine, Ground, LocalTerms, OpenError, OpenLeader, Settings, WriteError};
+use auxo_proto::clock::Clock;
+use auxo_proto::ids::{
+    BatchId, ColumnId, DatabaseId, SchemaNumber, ShardId, TableId, TabletId, TenantId,
+};
+use auxo_proto::key;
+use auxo_proto::random::Random;
+use auxo_proto::rows::{FieldColumn, Rows, Validity, Values};
+use auxo_proto::schema::{
+    Column, ColumnKind, ColumnType, HashRange, MergeMode, Partition, TableInfo, TableOptions,
+    TableSchema, TabletSpec, TimeUnit,
+};
+use auxo_sst::predicate::{ScanSpec, TagFilter, TagTest, TimeRange};
+use auxo_wal_adapters::Wal;
+use auxo_wal_adapters::memory::{MemorySettings, MemoryWal};
+use futures::TryStreamExt;
+use object_store::ObjectStore;
+use object_store::memory::InMemory;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+const SHARD: ShardId = ShardId(1);
+const TABLET: TabletId = TabletId(10);
+const HOUR: i64 = 3_600_000_000_000;
+
+fn table(mode: MergeMode) -> Arc<TableInfo> {
+    let column = |id, name: &str, kind, ty| Column {
+        id: ColumnId(id),
+        name: name.into(),
+        kind,
+        ty,
+        nullable: kind != ColumnKind::Time,
+    };
+    let columns = vec![
+        column(1, "host", ColumnKind::Tag, ColumnType::String),
+        column(
+            2,
+            "ts",
+            ColumnKind::Time,
+            ColumnType::Timestamp(TimeUnit::Nanosecond),
+        ),
+        column(3, "a", ColumnKind::Field, ColumnType::Int64),
+        column(4, "b", ColumnKind::Field, ColumnType::Int64),
+    ];
+    Arc::new(TableInfo {
+        id: TableId(5),
+        tenant: TenantId(1),
+        database: DatabaseId(1),
+        name: "t".into(),
+        schema: Arc::new(TableSchema {
+            number: SchemaNumber(1),
+            columns,
+        }),
+        partition: Partition::default(),
+        options: TableOptions {
+            merge_mode: mode,
+            ..TableOptions::default()
+        },
+    })
+}
+
+/// One row: host, time, and the two fields.
+type Row = (String, i64, Option<i64>, Option<i64>);
+
+fn row(host: u8, time: i64, a: Option<i64>, b: Option<i64>) -> Row {
+    (format!("host_{host}"), time, a, b)
+}
+
+fn rows(input: &[Row]) -> Rows {
+    let mut rows = Rows::default();
+    let mut numbers = BTreeMap::new();
+    let mut columns = [(vec![], Validity::default()), (vec![], Validity::default())];
+    for (host, time, a, b) in input {
+        let number = *numbers.entry(host.clone()).or_insert_with(|| {
+            let key = key::encode([Some(host.as_bytes())]);
+            rows.series.push(&key, key::partition_hash(&key))
+        });
+        rows.series_of.push(number);
+        rows.time.push(*time);
+        for ((values, validity), value) in columns.iter_mut().zip([a, b]) {
+            values.push(value.unwrap_or(0));
+            validity.push(value.is_some());
+        }
+    }
+    for (index, (values, validity)) in columns.into_iter().enumerate() {
+        let values = Values::I64(values);
+        let id = ColumnId(3 + index as u32);
+        rows.columns.push(FieldColumn {
+            id,
+            values,
+            validity: Some(validity),
+        });
+    }
+    rows
+}
+
+fn batch(input: &[Row], id: Option<u128>) -> Batch {
+    let entry = Entry::Rows {
+        table: TableId(5),
+        tablet: TABLET,
+        schema: SchemaNumber(1),
+        rows: rows(input),
+    };
+    let hash = id.map_or(0, |_| input.len() as u64);
+    Batch {
+        tenant: TenantId(1),
+        id: id.map(BatchId),
+        hash,
+        entries: vec![entry],
+    }
+}
+
+/// The services that outlive every node.
+struct Services {
+    wal: MemoryWal,
+    store: Arc<dyn ObjectStore>,
+}
+
+impl Services {
+    fn new() -> Self {
+        Self {
+            wal: MemoryWal::new(MemorySettings::default()),
+            store: Arc::new(InMemory::new()),
+        }
+    }
+
+    /// A node with nothing open; dropping it leaves its tasks running, as a zombie's would.
+    fn node(&self, seed: u64) -> Node {
+        let stop = CancellationToken::new();
+        let ground = Ground {
+            wal: Arc::new(self.wal.clone()) as Arc<dyn Wal>,
+            store: Arc::clone(&self.store),
+            terms: LocalTerms::nowhere(),
+            clock: Clock::from_fn(|| 100 * HOUR),
+            random: Random::seeded(seed),
+            tasks: TaskTracker::new(),
+            stop: stop.clone(),
+        };
+        Node {
+            engine: Engine::new(ground, Settings::default()),
+            stop,
+        }
+    }
+}
+
+struct Node {
+    engine: Engine,
+    stop: CancellationToken,
+}
+
+impl Node {
+    async fn lead(&self, epoch: u64) -> auxo_engine::Shard {
+        self.try_lead(epoch).await.expect("opens")
+    }
+
+    async fn try_lead(&self, epoch: u64) -> Result<auxo_engine::Shard, OpenError> {
+        self.engine
+            .open(OpenLeader {
+                shard: SHARD,
+                incarnation: 77,
+                epoch,
+            })
+            .await
+    }
+
+    async fn with_table(&self, epoch: u64, mode: MergeMode) -> auxo_engine::Shard {
+        let shard = self.lead(epoch).await;
+        let spec = TabletSpec {
+            id: TABLET,
+            range: HashRange::FULL,
+            table: table(mode),
+        };
+        shard.create_tablets(vec![spec]).await.expect("tablet");
+        shard
+    }
+
+    async fn read(&self) -> Vec<Row> {
+        self.read_where(TagFilter::Any, TimeRange::ALL).await
+    }
+
+    async fn read_where(&self, tags: TagFilter, time: TimeRange) -> Vec<Row> {
+        let snapshot = self.engine.tablet(SHARD, TABLET).expect("tablet is here");
+        let fields = snapshot.table().schema.fields().cloned().collect();
+        let range = HashRange::FULL;
+        let spec = Arc::new(ScanSpec {
+            fields,
+            time,
+            tags,
+            range,
+            bounds: vec![],
+        });
+        let mut found = Vec::new();
+        for stack in snapshot.stacks(&spec) {
+            let batches: Vec<_> = stack.open(&spec).try_collect().await.expect("reads");
+            for batch in batches {
+                for slice in 0..batch.series.len() {
+                    let host = key::tag(&batch.series[slice].key, 0).unwrap().unwrap();
+                    let host = String::from_utf8(host.into_owned()).unwrap();
+                    for row in batch.slice_rows(slice) {
+                        let value = |field: usize| {
+                            let array = batch.fields[field].as_primitive::<Int64Type>();
+                            array.is_valid(row).then(|| array.value(row))
+                        };
+                        found.push((host.clone(), batch.time[row], value(0), value(1)));
+                    }
+                }
+            }
+        }
+        found.sort();
+        found
+    }
+}
+
+fn sorted(mut rows: Vec<Row>) -> Vec<Row> {
+    rows.sort();
+    rows
+}
+
+#[tokio::test]
+async fn what_was_acked_is_read_before_and_after_flush_and_restart() {
+    let services = Services::new();
+    let node = services.node(1);
+    let shard = node.with_table(1, MergeMode::LastRow).await;
+    let first = vec![
+        row(2, 5, Some(1), None),
+        row(1, 7, Some(2), Some(3)),
+        row(1, HOUR * 30, None, None),
+    ];
+    shard.write(batch(&first, None)).await.expect("acked");
+    assert_eq!(node.read().await, sorted(first.clone()));
+
+    shard.flush().await.expect("flushed");
+    let status = shard.status();
+    assert!(
+        status.files >= 1 && status.unflushed_bytes == 0,
+        "{status:?}"
+    );
+    assert_eq!(node.read().await, sorted(first.clone()));
+
+    let second = vec![row(1, 7, Some(9), None), row(3, 8, None, Some(4))];
+    shard.write(batch(&second, None)).await.expect("acked");
+    let merged = sorted(vec![
+        first[0].clone(),
+        first[2].clone(),
+        second[0].clone(),
+        second[1].clone(),
+    ]);
+    assert_eq!(node.read().await, merged);
+
+    let next = services.node(2);
+    next.lead(2).await;
+    assert_eq!(
+        next.read().await,
+        merged,
+        "a second leader replays what was not flushed"
+    );
+    next.engine.close(SHARD).await.expect("closed");
+    let third = services.node(3);
+    let shard = third.lead(3).await;
+    assert_eq!(third.read().await, merged, "after a clean close");
+    assert_eq!(
+        shard.status().unflushed_bytes,
+        services_claim_bytes(),
+        "nothing to replay but the claim"
+    );
+}
+
+/// Length of one claim: a frame without payload.
+fn services_claim_bytes() -> u64 {
+    auxo_wal_adapters::frame::HEADER_BYTES as u64
+}
+
+#[tokio::test]
+async fn a_field_that_is_null_keeps_the_older_value_only_in_last_non_null() {
+    for (mode, expected) in [
+        (MergeMode::LastRow, vec![row(1, 7, None, Some(9))]),
+        (MergeMode::LastNonNull, vec![row(1, 7, Some(1), Some(9))]),
+        (
+            MergeMode::Append,
+            vec![row(1, 7, None, Some(9)), row(1, 7, Some(1), Some(2))],
+        ),
+    ] {
+        for flush_between in [false, true] {
+            let services = Services::new();
+            let node = services.node(1);
+            let shard = node.with_table(1, mode).await;
+            shard
+                .write(batch(&[row(1, 7, Some(1), Some(2))], None))
+                .await
+                .unwrap();
+            if flush_between {
+                shard.flush().await.unwrap();
+            }
+            shard
+                .write(batch(&[row(1, 7, None, Some(9))], None))
+                .await
+                .unwrap();
+            assert_eq!(
+                node.read().await,
+                sorted(expected.clone()),
+                "{mode:?} {flush_between}"
+            );
+            shard.flush().await.unwrap();
+            assert_eq!(
+                node.read().await,
+                sorted(expected.clone()),
+                "{mode:?} {flush_between}"
+            );
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_batch_id_is_applied_once_and_another_body_is_refused() {
+    let services = Services::new();
+    let node = services.node(1);
+    let shard = node.with_table(1, MergeMode::Append).await;
+    let body = [row(1, 7, Some(1), None)];
+    let first = shard.write(batch(&body, Some(50))).await.unwrap();
+    assert!(!first.replayed);
+    let again = shard.write(batch(&body, Some(50))).await.unwrap();
+    assert!(again.replayed && again.seq == first.seq);
+    let other = [row(1, 8, Some(1), None), row(1, 9, Some(1), None)];
+    let refused = shard.write(batch(&other, Some(50))).await.unwrap_err();
+    assert_eq!(refused, WriteError::BatchConflict(BatchId(50)));
+    let many = (0..20).map(|_| shard.write(batch(&body, Some(60))));
+    let answers = futures::future::join_all(many).await;
+    assert_eq!(
+        answers
+            .iter()
+            .filter(|a| !a.as_ref().unwrap().replayed)
+            .count(),
+        1
+    );
+    for round in 0..2 {
+        let next = services.node(10 + round);
+        let shard = next.lead(2 + round).await;
+        assert!(
+            shard.write(batch(&body, Some(50))).await.unwrap().replayed,
+            "round {round}"
+        );
+        assert_eq!(next.read().await.len(), 2, "round {round}");
+        shard.flush().await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_deposed_leader_acks_nothing_above_the_claim_and_loses_nothing_below() {
+    let services = Services::new();
+    let old = services.node(1);
+    let zombie = old.with_table(1, MergeMode::Append).await;
+    zombie
+        .write(batch(&[row(1, 1, Some(1), None)], None))
+        .await
+        .unwrap();
+    let new = services.node(2);
+    let shard = new.lead(2).await;
+    let refused = zombie
+        .write(batch(&[row(1, 2, Some(2), None)], None))
+        .await
+        .unwrap_err();
+    assert_eq!(refused, WriteError::NotLeader(SHARD));
+    shard
+        .write(batch(&[row(1, 3, Some(3), None)], None))
+        .await
+        .unwrap();
+    shard.flush().await.unwrap();
+    assert!(
+        zombie.flush().await.is_err(),
+        "a fenced leader cannot commit"
+    );
+    let expected = vec![row(1, 1, Some(1), None), row(1, 3, Some(3), None)];
+    assert_eq!(new.read().await, expected);
+    assert!(matches!(
+        old.try_lead(1).await,
+        Err(OpenError::NotLeader(_))
+    ));
+    let third = services.node(3);
+    third.lead(3).await;
+    assert_eq!(third.read().await, expected);
+}
+
+#[tokio::test]
+async fn deletes_hit_older_rows_only_wherever_they_lie() {
+    let services = Services::new();
+    let node = services.node(1);
+    let shard = node.with_table(1, MergeMode::LastRow).await;
+    let before = [
+        row(1, 1, Some(1), None),
+        row(2, 1, Some(1), None),
+        row(1, 9, Some(1), None),
+    ];
+    shard.write(batch(&before, None)).await.unwrap();
+    shard.flush().await.unwrap();
+    shard
+        .write(batch(
+            &[row(1, 2, Some(2), None), row(2, 2, Some(2), None)],
+            None,
+        ))
+        .await
+        .unwrap();
+    let test = TagTest::OneOf(vec![b"host_1".to_vec()]);
+    let filter = TagFilter::Test { tag: 0, test };
+    let entry = Entry::Delete {
+        tablet: TABLET,
+        filter,
+        time: TimeRange { start: 0, end: 5 },
+    };
+    let delete = Batch {
+        tenant: TenantId(1),
+        id: None,
+        hash: 0,
+        entries: vec![entry],
+    };
+    shard.write(delete).await.unwrap();
+    shard
+        .write(batch(&[row(1, 3, Some(3), None)], None))
+        .await
+        .unwrap();
+    let left = sorted(vec![
+        row(2, 1, Some(1), None),
+        row(1, 9, Some(1), None),
+        row(2, 2, Some(2), None),
+        row(1, 3, Some(3), None),
+    ]);
+    assert_eq!(node.read().await, left);
+    shard.flush().await.unwrap();
+    assert_eq!(node.read().await, left, "after a flush");
+    let next = services.node(2);
+    next.lead(2).await;
+    assert_eq!(next.read().await, left, "after a takeover");
+}
+
+#[tokio::test]
+async fn many_small_writes_become_runs_and_stay_right() {
+    let services = Services::new();
+    let node = services.node(1);
+    let shard = node.with_table(1, MergeMode::LastNonNull).await;
+    let mut model: BTreeMap<(String, i64), (Option<i64>, Option<i64>)> = BTreeMap::new();
+    let dice = Random::seeded(9);
+    for round in 0..200_i64 {
+        let input: Vec<Row> = (0..50)
+            .map(|_| {
+                let value = |odds| (dice.below(odds) == 0).then_some(round);
+                row(
+                    dice.below(5) as u8,
+                    dice.below(40) as i64 * HOUR / 4,
+                    value(2),
+                    value(3),
+                )
+            })
+            .collect();
+        for (host, time, a, b) in &input {
+            let known = model.entry((host.clone(), *time)).or_default();
+            *known = (a.or(known.0), b.or(known.1));
+        }
+        shard.write(batch(&input, None)).await.unwrap();
+        if round % 60 == 59 {
+            shard.flush().await.unwrap();
+        }
+    }
+    let expected: Vec<Row> = model
+        .into_iter()
+        .map(|((h, t), (a, b))| (h, t, a, b))
+        .collect();
+    assert_eq!(node.read().await, sorted(expected.clone()));
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
+    let pieces = || node.engine.tablet(SHARD, TABLET).unwrap().sources().1;
+    while pieces() > 60 {
+        assert!(
+            tokio::time::Instant::now() < deadline,
+            "{} pieces stay",
+            pieces()
+        );
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert_eq!(node.read().await, sorted(expected), "after runs were made");
+    node.stop.cancel();
+}
+
+#[tokio::test]
+async fn dropped_tablets_are_gone_for_readers_and_after_a_takeover() {
+    let services = Services::new();
+    let node = services.node(1);
+    let shard = node.with_table(1, MergeMode::LastRow).await;
+    shard
+        .write(batch(&[row(1, 1, Some(1), None)], None))
+        .await
+        .unwrap();
+    shard.flush().await.unwrap();
+    shard.drop_tablets(vec![TABLET]).await.unwrap();
+    shard.drop_tablets(vec![TABLET]).await.unwrap();
+    assert!(node.engine.tablet(SHARD, TABLET).is_err());
+    let refused = shard
+        .write(batch(&[row(1, 1, Some(1), None)], None))
+        .await
+        .unwrap_err();
+    assert_eq!(refused, WriteError::StaleRoute(TABLET));
+    shard.flush().await.unwrap();
+    assert_eq!(shard.status().files, 0);
+    let next = services.node(2);
+    next.lead(2).await;
+    assert!(next.engine.tablet(SHARD, TABLET).is_err());
+}

@@ -1,0 +1,425 @@
+//! What DataFusion says went wrong, as the failures of the catalogue: code, place in the
+//! statement, and what was probably meant.
+//!
+//! Never here: a path, an address, a backtrace. What DataFusion calls a bug of its own reaches the
+//! log whole and the caller as one sentence.
+
+use auxo_proto::error::{ErrorCode, Failure, Position};
+use datafusion::arrow::error::ArrowError;
+use datafusion::common::{Column, SchemaError, Span};
+use datafusion::error::DataFusionError;
+use datafusion::sql::sqlparser::parser::ParserError;
+
+/// The candidate that was probably meant, as "did you mean x?": at most one slip, and one more for
+/// every four letters.
+pub(crate) fn did_you_mean<'a>(
+    written: &str,
+    candidates: impl IntoIterator<Item = &'a str>,
+) -> Option<String> {
+    let lower = written.to_lowercase();
+    let length = lower.chars().count();
+    candidates
+        .into_iter()
+        .filter(|candidate| *candidate != written)
+        .map(|candidate| {
+            let slips = strsim::damerau_levenshtein(&lower, &candidate.to_lowercase());
+            (slips, candidate)
+        })
+        .filter(|(slips, candidate)| {
+            let longest = length.max(candidate.chars().count());
+            *slips <= 1 + length / 4 && *slips < longest
+        })
+        .min()
+        .map(|(_, candidate)| format!("did you mean {}?", quoted_if_needed(candidate)))
+}
+
+/// A name as it has to be written in SQL.
+pub(crate) fn quoted_if_needed(name: &str) -> String {
+    let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_';
+    let starts = name
+        .bytes()
+        .next()
+        .is_some_and(|byte| byte.is_ascii_lowercase() || byte == b'_');
+    if starts && name.bytes().all(plain) {
+        name.to_owned()
+    } else {
+        format!("\"{}\"", name.replace('"', "\"\""))
+    }
+}
+
+/// A failure of parsing or planning `text`, with its place.
+pub(crate) fn of_plan(error: &DataFusionError, text: &str) -> Failure {
+    let (failure, named) = of_error(error);
+    if failure.position.is_some() {
+        return failure;
+    }
+    let position = place(error, text)
+        .or_else(|| find_name(text, &named?))
+        .or_else(|| find_mentioned(text, &failure.detail))
+        .unwrap_or_else(|| Position::of_offset(text, text.len() - text.trim_start().len()));
+    failure.at(position)
+}
+
+/// A failure of a statement that was already running.
+pub(crate) fn of_run(error: &DataFusionError) -> Failure {
+    let (failure, _) = of_error(error);
+    match failure.code {
+        ErrorCode::Plan => Failure {
+            code: ErrorCode::Execution,
+            ..failure
+        },
+        _ => failure,
+    }
+}
+
+/// The place the error itself carries.
+fn place(error: &DataFusionError, text: &str) -> Option<Position> {
+    match error {
+        DataFusionError::Diagnostic(diagnostic, inner) => diagnostic
+            .span
+            .and_then(|span| of_span(span, text))
+            .or_else(|| place(inner, text)),
+        DataFusionError::Context(_, inner) => place(inner, text),
+        DataFusionError::Shared(inner) => place(inner, text),
+        DataFusionError::Collection(errors) => errors.iter().find_map(|error| place(error, text)),
+        DataFusionError::SchemaError(schema, _) => match schema.as_ref() {
+            SchemaError::FieldNotFound { field, .. }
+            | SchemaError::AmbiguousReference { field } => of_span(field.spans().first()?, text),
+            _ => None,
+        },
+        DataFusionError::SQL(parser, _) => of_parser(parser, text),
+        _ => None,
+    }
+}
+
+fn of_span(span: Span, text: &str) -> Option<Position> {
+    let line = usize::try_from(span.start.line).ok()?;
+    let column = usize::try_from(span.start.column).ok()?;
+    (line > 0).then(|| Position::of_line_column(text, line, column))
+}
+
+const AT_LINE: &str = " at Line: ";
+
+/// The place at the end of a parser's message; without one the fault is the missing rest.
+fn of_parser(error: &ParserError, text: &str) -> Option<Position> {
+    let (ParserError::TokenizerError(message) | ParserError::ParserError(message)) = error else {
+        return None;
+    };
+    let place = message.rfind(AT_LINE).and_then(|at| {
+        let (line, column) = message[at + AT_LINE.len()..].split_once(", Column: ")?;
+        Some((line.parse().ok()?, column.parse().ok()?))
+    });
+    Some(match place {
+        Some((line, column)) => Position::of_line_column(text, line, column),
+        None => Position::of_offset(text, text.trim_end().len()),
+    })
+}
+
+/// First place where a name stands as a word of its own.
+pub(crate) fn find_name(text: &str, name: &str) -> Option<Position> {
+    let (text_lower, name_lower) = (text.to_ascii_lowercase(), name.to_ascii_lowercase());
+    let word = |char: char| char.is_alphanumeric() || char == '_';
+    text_lower
+        .match_indices(&name_lower)
+        .find(|(at, found)| {
+            let before = text_lower[..*at].chars().next_back();
+            let after = text_lower[at + found.len()..].chars().next();
+            !before.is_some_and(word) && !after.is_some_and(word)
+        })
+        .map(|(at, _)| Position::of_offset(text, at))
+}
+
+/// Words of our own and of DataFusion's sentences, which say nothing about the text.
+const COMMON_WORDS: &[&str] = &[
+    "a",
+    "an",
+    "and",
+    "are",
+    "argument",
+    "arguments",
+    "as",
+    "be",
+    "been",
+    "but",
+    "by",
+    "can",
+    "cannot",
+    "clause",
+    "column",
+    "columns",
+    "different",
+    "does",
+    "error",
+    "expected",
+    "failed",
+    "field",
+    "fit",
+    "for",
+    "from",
+    "function",
+    "got",
+    "has",
+    "have",
+    "in",
+    "into",
+    "invalid",
+    "is",
+    "it",
+    "its",
+    "joined",
+    "list",
+    "must",
+    "no",
+    "not",
+    "number",
+    "of",
+    "on",
+    "one",
+    "only",
+    "or",
+    "parsing",
+    "queries",
+    "query",
+    "range",
+    "row",
+    "statement",
+    "string",
+    "supported",
+    "table",
+    "take",
+    "takes",
+    "test",
+    "tests",
+    "that",
+    "the",
+    "there",
+    "time",
+    "timestamp",
+    "to",
+    "type",
+    "types",
+    "value",
+    "values",
+    "with",
+];
+
+/// First place of a word that the sentence takes from the text: what stands in quotes, else the
+/// last word that is not one of ours.
+fn find_mentioned(text: &str, sentence: &str) -> Option<Position> {
+    let quoted = sentence.split(['\'', '"']).skip(1).step_by(2);
+    let found = quoted
+        .filter(|quoted| !quoted.is_empty())
+        .find_map(|quoted| {
+            let last = quoted.rsplit('.').next().unwrap_or(quoted);
+            find_name(text, quoted).or_else(|| find_name(text, last))
+        });
+    if found.is_some() {
+        return found;
+    }
+    let words = sentence.rsplit(|char: char| char.is_whitespace() || ",;:()-".contains(char));
+    words
+        .map(|word| word.trim_end_matches('.'))
+        .filter(|word| !word.is_empty() && !COMMON_WORDS.contains(&word.to_lowercase().as_str()))
+        .find_map(|word| find_name(text, word))
+}
+
+/// The failure without a place, and a name by which to look for one.
+fn of_error(error: &DataFusionError) -> (Failure, Option<String>) {
+    match error {
+        DataFusionError::External(inner) => match inner.downcast_ref::<Failure>() {
+            Some(failure) => (failure.clone(), None),
+            None => match inner.downcast_ref::<DataFusionError>() {
+                Some(inner) => of_error(inner),
+                None => (internal(error), None),
+            },
+        },
+        DataFusionError::Context(_, inner) => of_error(inner),
+        DataFusionError::Diagnostic(_, inner) => of_error(inner),
+        DataFusionError::Shared(inner) => of_error(inner),
+        DataFusionError::Collection(errors) => match errors.first() {
+            Some(first) => of_error(first),
+            None => (internal(error), None),
+        },
+        DataFusionError::SQL(parser, _) => (of_parser_text(parser), None),
+        DataFusionError::SchemaError(schema, _) => of_schema(schema),
+        DataFusionError::Plan(text) | DataFusionError::Configuration(text) => of_plan_text(text),
+        DataFusionError::NotImplemented(text) => {
+            (Failure::new(ErrorCode::Unsupported, first_line(text)), None)
+        }
+        DataFusionError::Execution(text) => (of_execution_text(text), None),
+        DataFusionError::ArrowError(arrow, _) => (of_arrow(arrow), None),
+        DataFusionError::ResourcesExhausted(text) => (of_resources(text), None),
+        // The operators ~ and !~ call this a bug of theirs.
+        DataFusionError::Internal(text) if text.contains("expression did not compile") => {
+            let detail = "a regular expression cannot be read, or would be too large";
+            (Failure::new(ErrorCode::Execution, detail), None)
+        }
+        _ => (internal(error), None),
+    }
+}
+
+fn internal(error: &DataFusionError) -> Failure {
+    tracing::error!(%error, "statement failed inside the query engine");
+    Failure::new(
+        ErrorCode::Internal,
+        "the query engine failed; the log of the node says why",
+    )
+}
+
+fn of_parser_text(error: &ParserError) -> Failure {
+    let message = match error {
+        ParserError::TokenizerError(message) | ParserError::ParserError(message) => {
+            let end = message.rfind(AT_LINE).unwrap_or(message.len());
+            &message[..end]
+        }
+        ParserError::RecursionLimitExceeded => {
+            return Failure::new(
+                ErrorCode::TooComplex,
+                "statement is nested too deeply for the parser",
+            );
+        }
+    };
+    let mut chars = message.chars();
+    let first = chars.next().map(|char| char.to_ascii_lowercase());
+    let text: String = first.into_iter().chain(chars).collect();
+    let text = text
+        .replacen("expected: ", "expected ", 1)
+        .replacen(", found: EOF", ", found the end", 1)
+        .replacen(", found: ", ", found ", 1);
+    Failure::new(ErrorCode::Parse, text)
+}
+
+fn of_schema(error: &SchemaError) -> (Failure, Option<String>) {
+    match error {
+        SchemaError::FieldNotFound {
+            field,
+            valid_fields,
+        } => {
+            let failure = Failure::new(ErrorCode::ColumnNotFound, missing(field, valid_fields));
+            let names = valid_fields.iter().map(|valid| valid.name.as_str());
+            let failure = match did_you_mean(&field.name, names) {
+                Some(hint) => failure.hint(hint),
+                None => failure,
+            };
+            (failure, Some(field.name.clone()))
+        }
+        SchemaError::AmbiguousReference { field } => {
+            let text = format!("column {} is in more than one table", field.name);
+            let failure = Failure::new(ErrorCode::AmbiguousColumn, text)
+                .hint("write it with the name of its table");
+            (failure, Some(field.name.clone()))
+        }
+        SchemaError::DuplicateQualifiedField { name, .. }
+        | SchemaError::DuplicateUnqualifiedField { name } => {
+            let text = format!("column {name} stands twice");
+            let failure = Failure::new(ErrorCode::Plan, text).hint("give one of them an alias");
+            (failure, Some(name.clone()))
+        }
+    }
+}
+
+fn missing(field: &Column, valid: &[Column]) -> String {
+    let mut tables: Vec<&str> = valid
+        .iter()
+        .filter_map(|column| column.relation.as_ref())
+        .map(|relation| relation.table())
+        .collect();
+    tables.sort_unstable();
+    tables.dedup();
+    match (&field.relation, tables.as_slice()) {
+        (Some(relation), _) => format!("{} has no column {}", relation.table(), field.name),
+        (None, [table]) => format!("table {table} has no column {}", field.name),
+        (None, []) => format!("there is no column {} here", field.name),
+        (None, tables) => format!("none of {} has a column {}", tables.join(", "), field.name),
+    }
+}
+
+fn first_line(text: &str) -> String {
+    text.lines().next().unwrap_or_default().trim().to_owned()
+}
+
+/// A type as people know it.
+fn readable(text: &str) -> String {
+    let text = first_line(text);
+    let text = text.strip_prefix("Internal error: ").unwrap_or(&text);
+    text.replace("Dictionary(Int32, Utf8)", "String")
+        .replace("Utf8View", "String")
+        .replace("Utf8", "String")
+}
+
+/// What stands between two marks of a sentence.
+fn between<'a>(text: &'a str, before: &str, after: &str) -> Option<&'a str> {
+    let rest = &text[text.find(before)? + before.len()..];
+    rest.find(after).map(|end| &rest[..end])
+}
+
+fn of_plan_text(text: &str) -> (Failure, Option<String>) {
+    let failure = |code, detail: String, name: Option<&str>| {
+        (Failure::new(code, detail), name.map(str::to_owned))
+    };
+    if let Some(name) = between(text, "Invalid function '", "'") {
+        let detail = format!("there is no function {name}");
+        return failure(ErrorCode::FunctionNotFound, detail, Some(name));
+    }
+    if let Some(column) = between(text, "column \"", "\" must appear in the GROUP BY clause") {
+        let detail = format!("{column} must stand in GROUP BY or in an aggregate function");
+        return failure(ErrorCode::Plan, detail, column.rsplit('.').next());
+    }
+    let signature = [
+        "failed to match any signature",
+        "No function matches",
+        "does not support",
+    ]
+    .iter()
+    .any(|mark| text.contains(mark));
+    let function = between(text, "Function '", "'").or_else(|| between(text, "unction '", "'"));
+    if let (true, Some(function)) = (signature, function) {
+        let call = between(text, "argument types '", "'");
+        let detail = match call.and_then(|call| call.split_once('(')) {
+            Some((_, types)) => format!("no form of {function} takes ({}", readable(types)),
+            None => format!("no form of {function} takes these arguments"),
+        };
+        return failure(ErrorCode::TypeMismatch, detail, Some(function));
+    }
+    let lower = text.to_lowercase();
+    let code = if lower.contains("not supported") || lower.contains("unsupported") {
+        ErrorCode::Unsupported
+    } else if ["coerc", "type", "cast"]
+        .iter()
+        .any(|word| lower.contains(word))
+    {
+        ErrorCode::TypeMismatch
+    } else {
+        ErrorCode::Plan
+    };
+    failure(code, readable(text), None)
+}
+
+fn of_execution_text(text: &str) -> Failure {
+    Failure::new(ErrorCode::Execution, first_line(text))
+}
+
+fn of_arrow(error: &ArrowError) -> Failure {
+    let failure = |code, text: &str| Failure::new(code, first_line(text));
+    match error {
+        ArrowError::ExternalError(inner) => match inner.downcast_ref::<DataFusionError>() {
+            Some(inner) => of_error(inner).0,
+            None => Failure::new(ErrorCode::Corrupt, first_line(&inner.to_string())),
+        },
+        ArrowError::CastError(text) | ArrowError::ParseError(text) => {
+            failure(ErrorCode::TypeMismatch, text)
+        }
+        ArrowError::ArithmeticOverflow(text) => failure(ErrorCode::ValueOutOfRange, text),
+        ArrowError::DivideByZero => failure(ErrorCode::Execution, "division by zero"),
+        other => failure(ErrorCode::Execution, &other.to_string()),
+    }
+}
+
+fn of_resources(text: &str) -> Failure {
+    let code = if text.contains(ErrorCode::MemoryFull.text()) {
+        ErrorCode::MemoryFull
+    } else {
+        ErrorCode::QueryLimit
+    };
+    Failure::new(code, first_line(text))
+}

@@ -1,0 +1,238 @@
+//! DataFusion's functions with something of ours around them.
+//!
+//! * A call that makes much of little (`repeat('x', 1000000000)`) is measured before it runs:
+//!   what expressions make is not under any memory limit.
+//! * A comparison of `date_bin(width, ts)` or `date_trunc(unit, ts)` with a constant becomes a range
+//!   of `ts`, so that it prunes as if it had been written that way.
+
+use std::sync::Arc;
+
+use datafusion::arrow::array::{Array, AsArray};
+use datafusion::arrow::compute::cast;
+use datafusion::arrow::datatypes::{DataType, FieldRef, Int64Type};
+use datafusion::common::{Result, ScalarValue};
+use datafusion::logical_expr::interval_arithmetic::Interval;
+use datafusion::logical_expr::preimage::PreimageResult;
+use datafusion::logical_expr::simplify::{ExprSimplifyResult, SimplifyContext};
+use datafusion::logical_expr::sort_properties::{ExprProperties, SortProperties};
+use datafusion::logical_expr::{
+    ColumnarValue, Documentation, Expr, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF,
+    ScalarUDFImpl, Signature,
+};
+
+use super::size;
+use super::time_bucket;
+
+/// What is put around a function.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Around {
+    /// Bytes of the first argument times the second.
+    Repeat,
+    /// Characters given by the second argument.
+    Pad,
+    /// Values given by the second argument.
+    Values,
+    /// Values from the first argument to the second.
+    Series,
+    /// The start of the bucket that the second argument lies in.
+    Bucket,
+}
+
+#[derive(Debug, PartialEq, Eq, Hash)]
+struct Wrapped {
+    inner: Arc<ScalarUDF>,
+    around: Around,
+}
+
+/// The function with what belongs around it.
+pub(super) fn wrap(function: Arc<ScalarUDF>) -> Arc<ScalarUDF> {
+    let around = match function.name() {
+        "repeat" => Around::Repeat,
+        "lpad" | "rpad" => Around::Pad,
+        "array_repeat" | "array_resize" => Around::Values,
+        "range" | "generate_series" => Around::Series,
+        "date_bin" | "date_trunc" => Around::Bucket,
+        _ => return function,
+    };
+    Arc::new(ScalarUDF::from(Wrapped {
+        inner: function,
+        around,
+    }))
+}
+
+/// Numbers of an argument, one per row; `None` where it is no number.
+fn numbers(arg: &ColumnarValue, rows: usize) -> Option<Vec<i128>> {
+    let array = arg.to_array(rows).ok()?;
+    let wide = cast(&array, &DataType::Int64).ok()?;
+    let wide = wide.as_primitive::<Int64Type>();
+    let of_row = |row| {
+        if wide.is_valid(row) {
+            wide.value(row).max(0).into()
+        } else {
+            0
+        }
+    };
+    Some((0..wide.len()).map(of_row).collect())
+}
+
+/// Bytes of a text argument, one count per row.
+fn lengths(arg: &ColumnarValue, rows: usize) -> Option<Vec<i128>> {
+    let array = arg.to_array(rows).ok()?;
+    let text = cast(&array, &DataType::LargeUtf8).ok()?;
+    let text = text.as_string::<i64>();
+    Some(
+        (0..text.len())
+            .map(|row| text.value_length(row).into())
+            .collect(),
+    )
+}
+
+impl Wrapped {
+    fn check(&self, args: &ScalarFunctionArgs) -> Result<()> {
+        let (name, rows) = (self.inner.name(), args.number_rows);
+        match (self.around, args.args.as_slice()) {
+            (Around::Repeat, [text, times, ..]) => {
+                let (Some(lengths), Some(times)) = (lengths(text, rows), numbers(times, rows))
+                else {
+                    return Ok(());
+                };
+                let made = lengths
+                    .iter()
+                    .zip(&times)
+                    .map(|(length, times)| length * times)
+                    .sum();
+                check_text(name, made)
+            }
+            (Around::Pad, [_, length, ..]) => {
+                let made = numbers(length, rows).map_or(0, |lengths| lengths.iter().sum());
+                check_text(name, made)
+            }
+            (Around::Values, [_, count, ..]) => {
+                let count = match name {
+                    "array_repeat" => count,
+                    _ => &args.args[1],
+                };
+                let made = numbers(count, rows).map_or(0, |counts| counts.iter().sum());
+                size::check_values(name, made)
+            }
+            (Around::Series, series) => {
+                let mut made: i128 = 0;
+                for row in 0..rows {
+                    let scalars = series.iter().map(|arg| match arg {
+                        ColumnarValue::Scalar(value) => Ok(value.clone()),
+                        ColumnarValue::Array(array) => ScalarValue::try_from_array(array, row),
+                    });
+                    let scalars = scalars.collect::<Result<Vec<_>>>()?;
+                    made += size::series(&scalars).unwrap_or(0);
+                    size::check_values(name, made)?;
+                }
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+fn check_text(function: &str, made: i128) -> Result<()> {
+    match made > size::TEXT_BYTES_MAX {
+        true => Err(size::too_much(
+            function,
+            "bytes",
+            made,
+            size::TEXT_BYTES_MAX,
+        )),
+        false => Ok(()),
+    }
+}
+
+/// The times whose bucket begins at the literal; an empty range before the next bucket where no
+/// bucket begins there, which answers every comparison rightly.
+pub(super) fn preimage(
+    function: &str,
+    args: &[Expr],
+    literal: &Expr,
+    info: &SimplifyContext,
+) -> Result<PreimageResult> {
+    let range = || {
+        let Expr::Literal(value, _) = literal else {
+            return None;
+        };
+        let time = args.get(1)?;
+        let ty = info.get_data_type(time).ok()?;
+        time_bucket::bucket_of(function, args)?.range(value, &ty)
+    };
+    Ok(match range() {
+        Some((start, end)) => PreimageResult::Range {
+            expr: args[1].clone(),
+            interval: Box::new(Interval::try_new(start, end)?),
+        },
+        None => PreimageResult::None,
+    })
+}
+
+impl ScalarUDFImpl for Wrapped {
+    fn name(&self) -> &str {
+        self.inner.name()
+    }
+
+    fn aliases(&self) -> &[String] {
+        self.inner.aliases()
+    }
+
+    fn schema_name(&self, args: &[Expr]) -> Result<String> {
+        self.inner.schema_name(args)
+    }
+
+    fn signature(&self) -> &Signature {
+        self.inner.signature()
+    }
+
+    fn return_type(&self, types: &[DataType]) -> Result<DataType> {
+        self.inner.return_type(types)
+    }
+
+    fn return_field_from_args(&self, args: ReturnFieldArgs) -> Result<FieldRef> {
+        self.inner.return_field_from_args(args)
+    }
+
+    fn is_strict(&self) -> bool {
+        self.inner.is_strict()
+    }
+
+    fn coerce_types(&self, types: &[DataType]) -> Result<Vec<DataType>> {
+        self.inner.inner().coerce_types(types)
+    }
+
+    fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
+        self.check(&args)?;
+        self.inner.invoke_with_args(args)
+    }
+
+    fn simplify(&self, args: Vec<Expr>, info: &SimplifyContext) -> Result<ExprSimplifyResult> {
+        self.inner.simplify(args, info)
+    }
+
+    fn preimage(
+        &self,
+        args: &[Expr],
+        literal: &Expr,
+        info: &SimplifyContext,
+    ) -> Result<PreimageResult> {
+        match self.around {
+            Around::Bucket => preimage(self.name(), args, literal, info),
+            _ => self.inner.preimage(args, literal, info),
+        }
+    }
+
+    fn output_ordering(&self, inputs: &[ExprProperties]) -> Result<SortProperties> {
+        self.inner.output_ordering(inputs)
+    }
+
+    fn preserves_lex_ordering(&self, inputs: &[ExprProperties]) -> Result<bool> {
+        self.inner.preserves_lex_ordering(inputs)
+    }
+
+    fn documentation(&self) -> Option<&Documentation> {
+        self.inner.documentation()
+    }
+}

@@ -1,0 +1,356 @@
+//! Text and parameters in, a statement that can be carried out.
+//!
+//! 1. `tokens` reads the words and refuses what is too large, too deep, or more than one statement.
+//! 2. The first word decides: queries, INSERT, DELETE and EXPLAIN go to DataFusion's parser; CREATE,
+//!    DROP, ALTER, SHOW and DESCRIBE have a grammar of our own; everything else is refused by name.
+//! 3. Placeholders are numbered, the plan is made, values are bound in it as literals.
+//! 4. The plan is checked against its limits and optimised.
+//!
+//! What changes something is returned as a value; nothing here carries it out.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use auxo_proto::ddl::Ddl;
+use auxo_proto::error::{ErrorCode, Failure};
+use auxo_proto::ids::TenantId;
+use auxo_proto::schema::TableInfo;
+use auxo_proto::topology::Catalog;
+use chrono::DateTime;
+use datafusion::common::tree_node::TreeNodeRecursion;
+use datafusion::common::{ParamValues, Result};
+use datafusion::error::DataFusionError;
+use datafusion::execution::context::{SQLOptions, SessionState};
+use datafusion::logical_expr::dml::InsertOp;
+use datafusion::logical_expr::{Expr, LogicalPlan, WriteOp};
+use datafusion::sql::parser::{DFParserBuilder, Statement as Parsed};
+use datafusion::sql::sqlparser::ast;
+use datafusion::sql::sqlparser::dialect::GenericDialect;
+use datafusion::sql::sqlparser::tokenizer::TokenWithSpan;
+
+use crate::delete::{self, Delete};
+use crate::failure;
+use crate::insert::Insert;
+use crate::names::Names;
+use crate::params::Params;
+use crate::run::QueryPlan;
+use crate::session::{PARSER_DEPTH_MAX, Query};
+use crate::tokens::{self, Cursor};
+use crate::{ddl, semantics, show};
+
+/// A statement that was understood.
+#[derive(Debug)]
+pub enum Statement {
+    /// Rows are wanted: SELECT, VALUES, EXPLAIN, SHOW, DESCRIBE.
+    Query(Box<QueryPlan>),
+    /// Rows are to be written.
+    Insert(Insert),
+    /// Rows are to be hidden.
+    Delete(Delete),
+    /// Databases or tables are to be changed.
+    Ddl(Ddl),
+}
+
+/// Whose statement it is, and where it looks for names.
+#[derive(Clone, Copy, Debug)]
+pub struct Scope<'a> {
+    /// What there is.
+    pub catalog: &'a Catalog,
+    /// Who asks; nothing of anybody else can be named.
+    pub tenant: TenantId,
+    /// Database of unqualified names.
+    pub database: &'a str,
+}
+
+/// Columns that an answer may have.
+const COLUMNS_MAX: usize = 1_000;
+/// Joins of a plan, those written with commas too.
+const JOINS_MAX: usize = 32;
+
+impl Query {
+    /// Understands one statement.
+    ///
+    /// * errors: with a place in `text` wherever the text is at fault.
+    pub fn prepare(
+        &self,
+        scope: Scope<'_>,
+        text: &str,
+        params: &Params,
+    ) -> Result<Statement, Failure> {
+        let mut tokens = tokens::read(text)?;
+        let values = params.bind(&mut tokens, text)?;
+        let state = self.state_now();
+        let names = Names {
+            state: &state,
+            catalog: scope.catalog,
+            tenant: scope.tenant,
+            database: scope.database,
+        };
+        let mut cursor = Cursor::new(&tokens, text);
+        let of_plan = |error: DataFusionError| names.hint(failure::of_plan(&error, text));
+        for verb in ["CREATE", "DROP", "ALTER"] {
+            if cursor.sees(verb) {
+                return ddl::parse(&mut cursor, &names).map(Statement::Ddl);
+            }
+        }
+        for verb in ["SHOW", "DESCRIBE", "DESC"] {
+            if cursor.sees(verb) {
+                let plan = show::plan(&mut cursor, &names)?;
+                let plan = finish(&names, plan).map_err(of_plan)?;
+                return Ok(Statement::Query(Box::new(plan)));
+            }
+        }
+        check_verb(&mut cursor)?;
+        let parsed = parse(tokens).map_err(of_plan)?;
+        check_kind(&parsed).map_err(of_plan)?;
+        plan(&names, parsed, values).map_err(of_plan)
+    }
+
+    /// The session's state with the clock's time as the statement's.
+    fn state_now(&self) -> SessionState {
+        let mut state = self.state.clone();
+        let options = Arc::clone(state.config_options());
+        let props = state.execution_props_mut();
+        props.mark_start_execution(options);
+        let now = DateTime::from_timestamp_nanos(self.clock.now_ns());
+        props.query_execution_start_time = Some(now);
+        state
+    }
+}
+
+/// Words that may begin a statement for DataFusion's parser.
+const VERBS: [&str; 7] = [
+    "SELECT", "WITH", "VALUES", "TABLE", "EXPLAIN", "INSERT", "DELETE",
+];
+
+/// Words that begin a statement we know of and do not carry out, with what to do instead.
+const REFUSED: [(&str, &str); 22] = [
+    (
+        "COPY",
+        "rows go out by SELECT in any format, and come in by INSERT or /v1/import",
+    ),
+    ("SET", "settings are arguments of the request"),
+    ("RESET", "settings are arguments of the request"),
+    (
+        "UPDATE",
+        "a row with the same tags and time replaces the old one: INSERT it",
+    ),
+    (
+        "MERGE",
+        "a row with the same tags and time replaces the old one: INSERT it",
+    ),
+    (
+        "REPLACE",
+        "a row with the same tags and time replaces the old one: INSERT it",
+    ),
+    (
+        "TRUNCATE",
+        "DELETE FROM a table without WHERE hides all its rows",
+    ),
+    (
+        "BEGIN",
+        "there are no transactions, each statement stands alone",
+    ),
+    (
+        "START",
+        "there are no transactions, each statement stands alone",
+    ),
+    (
+        "COMMIT",
+        "there are no transactions, each statement stands alone",
+    ),
+    (
+        "ROLLBACK",
+        "there are no transactions, each statement stands alone",
+    ),
+    (
+        "SAVEPOINT",
+        "there are no transactions, each statement stands alone",
+    ),
+    ("GRANT", "rights belong to tokens, see /v1/tokens"),
+    ("REVOKE", "rights belong to tokens, see /v1/tokens"),
+    ("USE", "the database is the argument db of the request"),
+    ("PREPARE", "send the statement with its parameters"),
+    ("EXECUTE", "send the statement with its parameters"),
+    ("DEALLOCATE", "send the statement with its parameters"),
+    ("KILL", "a query is cancelled by DELETE /v1/queries/{id}"),
+    (
+        "ANALYZE",
+        "EXPLAIN ANALYZE runs a query and says what it did",
+    ),
+    ("CALL", "there are no stored procedures"),
+    ("LOAD", "rows come in by INSERT or /v1/import"),
+];
+
+fn check_verb(cursor: &mut Cursor<'_>) -> Result<(), Failure> {
+    if let Some((verb, hint)) = REFUSED.iter().find(|(verb, _)| cursor.sees(verb)) {
+        let detail = format!("{verb} is not supported");
+        return Err(cursor.failure(ErrorCode::Unsupported, detail).hint(*hint));
+    }
+    if cursor.sees_paren() || VERBS.iter().any(|verb| cursor.sees(verb)) {
+        return Ok(());
+    }
+    let failure = cursor.expected("a statement");
+    let word = cursor.name("a statement").unwrap_or_default();
+    let known = VERBS
+        .into_iter()
+        .chain(["CREATE", "DROP", "ALTER", "SHOW", "DESCRIBE"]);
+    let known: Vec<String> = known.map(str::to_lowercase).collect();
+    Err(
+        match failure::did_you_mean(&word, known.iter().map(String::as_str)) {
+            Some(hint) => failure.hint(hint),
+            None => failure,
+        },
+    )
+}
+
+fn parse(tokens: Vec<TokenWithSpan>) -> Result<Parsed> {
+    let mut parser = DFParserBuilder::new(tokens)
+        .with_dialect(&GenericDialect {})
+        .with_recursion_limit(PARSER_DEPTH_MAX)
+        .build()?;
+    let mut statements = parser.parse_statements()?;
+    statements
+        .pop_front()
+        .ok_or_else(|| DataFusionError::Internal("a statement without statements".into()))
+}
+
+fn external(failure: Failure) -> DataFusionError {
+    DataFusionError::External(Box::new(failure))
+}
+
+/// Lets through queries, INSERT, DELETE, and EXPLAIN of queries.
+fn check_kind(parsed: &Parsed) -> Result<()> {
+    let refused = |what: &str| Err(external(Failure::new(ErrorCode::Unsupported, what)));
+    match parsed {
+        Parsed::Statement(statement) => match statement.as_ref() {
+            ast::Statement::Query(_) | ast::Statement::Insert(_) | ast::Statement::Delete(_) => {
+                Ok(())
+            }
+            _ => refused("this statement is not supported"),
+        },
+        Parsed::Explain(explain) => match explain.statement.as_ref() {
+            Parsed::Statement(statement)
+                if matches!(statement.as_ref(), ast::Statement::Query(_)) =>
+            {
+                Ok(())
+            }
+            _ => refused("EXPLAIN is for queries"),
+        },
+        Parsed::CopyTo(_) => refused("COPY is not supported"),
+        Parsed::CreateExternalTable(_) => refused("CREATE EXTERNAL TABLE is not supported"),
+        Parsed::Reset(_) => refused("RESET is not supported"),
+    }
+}
+
+fn plan(names: &Names<'_>, parsed: Parsed, values: Option<ParamValues>) -> Result<Statement> {
+    let plan = names.plan(parsed)?;
+    let plan = match (values, &plan) {
+        (None, _) => plan,
+        (Some(values), LogicalPlan::Dml(_)) => {
+            let values = as_declared(values, &plan)?;
+            plan.with_param_values(values)?
+        }
+        (Some(values), _) => plan.with_param_values(values)?,
+    };
+    match plan {
+        LogicalPlan::Dml(dml) => match dml.op {
+            WriteOp::Insert(InsertOp::Append) => {
+                let table = delete::target(&dml)?;
+                check_named(&dml.input, &table)?;
+                let query = finish(names, Arc::unwrap_or_clone(dml.input))?;
+                Ok(Statement::Insert(Insert {
+                    table,
+                    query: Box::new(query),
+                }))
+            }
+            WriteOp::Delete => delete::of_plan(&dml, names).map(Statement::Delete),
+            other => {
+                let detail = format!("{other} is not supported");
+                Err(external(Failure::new(ErrorCode::Unsupported, detail)))
+            }
+        },
+        plan => Ok(Statement::Query(Box::new(finish(names, plan)?))),
+    }
+}
+
+/// Makes sure that an INSERT gives every column that a row cannot lack.
+fn check_named(input: &LogicalPlan, table: &TableInfo) -> Result<()> {
+    let LogicalPlan::Projection(projection) = input else {
+        return Ok(());
+    };
+    for (column, expr) in table.schema.columns.iter().zip(&projection.expr) {
+        let value = match expr.clone().unalias() {
+            Expr::Cast(cast) => *cast.expr,
+            value => value,
+        };
+        let missing = matches!(value, Expr::Literal(value, _) if value.is_null());
+        if missing && !column.nullable {
+            let detail = format!(
+                "column {} may not be NULL, in table {}",
+                column.name, table.name
+            );
+            return Err(external(Failure::new(ErrorCode::TypeMismatch, detail)));
+        }
+    }
+    Ok(())
+}
+
+/// Values in the types that an INSERT's columns declare for them.
+fn as_declared(values: ParamValues, plan: &LogicalPlan) -> Result<ParamValues> {
+    let ParamValues::List(mut values) = values else {
+        return Ok(values);
+    };
+    let declared: HashMap<_, _> = plan.get_parameter_fields()?;
+    for (at, value) in values.iter_mut().enumerate() {
+        if let Some(Some(field)) = declared.get(&format!("${}", at + 1)) {
+            let cast = value.value().cast_to(field.data_type()).map_err(|_| {
+                let detail = format!(
+                    "parameter ${} does not fit column {}, {}",
+                    at + 1,
+                    field.name(),
+                    semantics::type_name(field.data_type())
+                );
+                external(Failure::new(ErrorCode::BadParameter, detail))
+            })?;
+            *value = cast.into();
+        }
+    }
+    Ok(ParamValues::List(values))
+}
+
+/// Checks a query's plan against its limits and optimises it.
+fn finish(names: &Names<'_>, plan: LogicalPlan) -> Result<QueryPlan> {
+    SQLOptions::new()
+        .with_allow_ddl(false)
+        .with_allow_dml(false)
+        .with_allow_statements(false)
+        .verify_plan(&plan)?;
+    check_size(&plan)?;
+    let columns = semantics::of_plan(&plan);
+    let plan = names.state.optimize(&plan)?;
+    Ok(QueryPlan {
+        state: names.state.clone(),
+        plan,
+        columns,
+    })
+}
+
+fn check_size(plan: &LogicalPlan) -> Result<()> {
+    let too_complex = |detail| external(Failure::new(ErrorCode::TooComplex, detail));
+    let columns = plan.schema().fields().len();
+    if columns > COLUMNS_MAX {
+        let detail = format!("the answer has {columns} columns, the limit is {COLUMNS_MAX}");
+        return Err(too_complex(detail));
+    }
+    let mut joins = 0;
+    plan.apply_with_subqueries(|node| {
+        joins += usize::from(matches!(node, LogicalPlan::Join(_)));
+        Ok(TreeNodeRecursion::Continue)
+    })?;
+    if joins > JOINS_MAX {
+        let detail = format!("the plan has {joins} joins, the limit is {JOINS_MAX}");
+        return Err(too_complex(detail));
+    }
+    Ok(())
+}

@@ -1,0 +1,431 @@
+//! A statement's words, and what may be refused before a parser sees them.
+//!
+//! Everything here is one pass over the text or its tokens: a statement that is too large, nested
+//! too deeply or too long a chain costs time in proportion to its text and no stack.
+
+use auxo_proto::error::{ErrorCode, Failure, Position};
+use datafusion::sql::sqlparser::dialect::GenericDialect;
+use datafusion::sql::sqlparser::keywords::Keyword;
+use datafusion::sql::sqlparser::tokenizer::{Location, Token, TokenWithSpan, Tokenizer, Word};
+
+/// Bytes of a statement's text.
+pub const TEXT_BYTES_MAX: usize = 256 * 1024;
+/// Parentheses, brackets and CASEs that may be open at once.
+const DEPTH_MAX: usize = 50;
+const TOKENS_MAX: usize = 50_000;
+/// Operators in one expression on one level.
+const CHAIN_MAX: usize = 2_000;
+/// UNION, EXCEPT and INTERSECT on one level.
+const SET_OPERATORS_MAX: usize = 256;
+const IN_LIST_MAX: usize = 10_000;
+const JOINS_MAX: usize = 32;
+
+/// Where a token begins in the text.
+pub(crate) fn position(text: &str, location: Location) -> Position {
+    let line = usize::try_from(location.line).unwrap_or(usize::MAX);
+    let column = usize::try_from(location.column).unwrap_or(usize::MAX);
+    match line {
+        0 => Position::of_offset(text, text.trim_end().len()),
+        _ => Position::of_line_column(text, line, column),
+    }
+}
+
+/// The words of one statement without blanks, comments and the closing semicolon.
+///
+/// * errors: the text is above a limit, cannot be read, or holds no or several statements.
+pub(crate) fn read(text: &str) -> Result<Vec<TokenWithSpan>, Failure> {
+    if text.len() > TEXT_BYTES_MAX {
+        let detail = format!(
+            "statement has {} bytes, the limit is {TEXT_BYTES_MAX}",
+            text.len()
+        );
+        return Err(Failure::new(ErrorCode::StatementTooLarge, detail));
+    }
+    let mut tokens = Vec::new();
+    Tokenizer::new(&GenericDialect {}, text)
+        .tokenize_with_location_into_buf(&mut tokens)
+        .map_err(|error| {
+            let detail = error.message.to_lowercase();
+            Failure::new(ErrorCode::Parse, detail).at(position(text, error.location))
+        })?;
+    tokens.retain(|token| !matches!(token.token, Token::Whitespace(_)));
+    let semicolon = |token: &TokenWithSpan| token.token == Token::SemiColon;
+    let begin = tokens.iter().take_while(|token| semicolon(token)).count();
+    tokens.drain(..begin);
+    while tokens.last().is_some_and(semicolon) {
+        tokens.pop();
+    }
+    if tokens.is_empty() {
+        return Err(Failure::new(ErrorCode::Parse, "there is no statement")
+            .at(Position::of_offset(text, 0)));
+    }
+    if let Some(at) = tokens.iter().position(semicolon) {
+        let next = tokens[at..].iter().find(|token| !semicolon(token));
+        let place = next.map_or(tokens[at].span.start, |token| token.span.start);
+        let failure = Failure::new(
+            ErrorCode::MultipleStatements,
+            "the text holds more than one statement",
+        );
+        return Err(failure
+            .at(position(text, place))
+            .hint("send several statements to /v1/sql/batch"));
+    }
+    check(&tokens, text)?;
+    Ok(tokens)
+}
+
+/// What is counted while one parenthesis is open.
+#[derive(Default)]
+struct Level {
+    closes: Option<Token>,
+    chain: usize,
+    set_operators: usize,
+    in_list: bool,
+    items: usize,
+}
+
+fn keyword(token: &Token) -> Option<Keyword> {
+    match token {
+        Token::Word(word) if word.quote_style.is_none() => Some(word.keyword),
+        _ => None,
+    }
+}
+
+fn check(tokens: &[TokenWithSpan], text: &str) -> Result<(), Failure> {
+    let refuse = |at: usize, detail: String| {
+        let place = position(text, tokens[at].span.start);
+        Err(Failure::new(ErrorCode::TooComplex, detail).at(place))
+    };
+    if tokens.len() > TOKENS_MAX {
+        let detail = format!(
+            "statement has {} words, the limit is {TOKENS_MAX}",
+            tokens.len()
+        );
+        return refuse(TOKENS_MAX, detail);
+    }
+    let mut levels = vec![Level::default()];
+    let mut joins = 0;
+    for (at, TokenWithSpan { token, .. }) in tokens.iter().enumerate() {
+        let before = at.checked_sub(1).map(|before| &tokens[before].token);
+        let word = keyword(token);
+        let opens = match (token, word) {
+            (Token::LParen, _) => Some(Token::RParen),
+            (Token::LBracket, _) => Some(Token::RBracket),
+            (Token::LBrace, _) => Some(Token::RBrace),
+            (_, Some(Keyword::CASE)) => Some(Token::make_keyword("END")),
+            _ => None,
+        };
+        if let Some(closes) = opens {
+            if levels.len() > DEPTH_MAX {
+                let detail = format!("statement is nested more than {DEPTH_MAX} levels deep");
+                return refuse(at, detail);
+            }
+            levels.push(Level {
+                closes: Some(closes),
+                in_list: before.and_then(keyword) == Some(Keyword::IN),
+                ..Level::default()
+            });
+            continue;
+        }
+        let last = levels.len() - 1;
+        let level = &mut levels[last];
+        if level
+            .closes
+            .as_ref()
+            .is_some_and(|closes| same(closes, token))
+        {
+            levels.pop();
+            continue;
+        }
+        match (token, word) {
+            (Token::Comma, _) => {
+                level.chain = 0;
+                level.items += 1;
+                if level.in_list && level.items >= IN_LIST_MAX {
+                    return refuse(at, format!("IN list has more than {IN_LIST_MAX} values"));
+                }
+            }
+            (_, Some(Keyword::UNION | Keyword::EXCEPT | Keyword::INTERSECT)) => {
+                level.chain = 0;
+                level.set_operators += 1;
+                if level.set_operators > SET_OPERATORS_MAX {
+                    let detail =
+                        format!("more than {SET_OPERATORS_MAX} set operators stand on one level");
+                    return refuse(at, detail);
+                }
+            }
+            (_, Some(Keyword::JOIN)) => {
+                level.chain = 0;
+                joins += 1;
+                if joins > JOINS_MAX {
+                    return refuse(at, format!("statement has more than {JOINS_MAX} joins"));
+                }
+            }
+            (_, Some(word)) if CLAUSES.contains(&word) => level.chain = 0,
+            (token, word) if operator(token, word) => {
+                level.chain += 1;
+                if level.chain > CHAIN_MAX {
+                    let detail = format!("expression chains more than {CHAIN_MAX} operators");
+                    return refuse(at, detail);
+                }
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// Keywords behind which another expression begins.
+const CLAUSES: [Keyword; 14] = [
+    Keyword::SELECT,
+    Keyword::FROM,
+    Keyword::WHERE,
+    Keyword::GROUP,
+    Keyword::HAVING,
+    Keyword::ORDER,
+    Keyword::LIMIT,
+    Keyword::OFFSET,
+    Keyword::ON,
+    Keyword::WHEN,
+    Keyword::THEN,
+    Keyword::ELSE,
+    Keyword::VALUES,
+    Keyword::SET,
+];
+
+fn same(closes: &Token, token: &Token) -> bool {
+    match (closes, token) {
+        (Token::Word(_), Token::Word(word)) => {
+            word.quote_style.is_none() && word.keyword == Keyword::END
+        }
+        (closes, token) => closes == token,
+    }
+}
+
+fn operator(token: &Token, word: Option<Keyword>) -> bool {
+    let by_word = matches!(
+        word,
+        Some(
+            Keyword::AND
+                | Keyword::OR
+                | Keyword::NOT
+                | Keyword::XOR
+                | Keyword::LIKE
+                | Keyword::ILIKE
+                | Keyword::IS
+                | Keyword::BETWEEN
+                | Keyword::COLLATE
+        )
+    );
+    let by_sign = !matches!(
+        token,
+        Token::EOF
+            | Token::Word(_)
+            | Token::Number(..)
+            | Token::SingleQuotedString(_)
+            | Token::DoubleQuotedString(_)
+            | Token::Placeholder(_)
+            | Token::Comma
+            | Token::SemiColon
+            | Token::RParen
+            | Token::RBracket
+            | Token::RBrace
+    );
+    by_word || by_sign
+}
+
+/// Walks over the words of a statement that has a grammar of our own.
+pub(crate) struct Cursor<'a> {
+    tokens: &'a [TokenWithSpan],
+    text: &'a str,
+    at: usize,
+}
+
+impl<'a> Cursor<'a> {
+    /// A cursor before the first word.
+    pub(crate) fn new(tokens: &'a [TokenWithSpan], text: &'a str) -> Self {
+        Self {
+            tokens,
+            text,
+            at: 0,
+        }
+    }
+
+    fn peek(&self) -> Option<&'a Token> {
+        self.tokens.get(self.at).map(|token| &token.token)
+    }
+
+    fn peek_word(&self) -> Option<&'a Word> {
+        match self.peek() {
+            Some(Token::Word(word)) => Some(word),
+            _ => None,
+        }
+    }
+
+    /// Where the next word begins.
+    pub(crate) fn position(&self) -> Position {
+        match self.tokens.get(self.at) {
+            Some(token) => position(self.text, token.span.start),
+            None => Position::of_offset(self.text, self.text.trim_end().len()),
+        }
+    }
+
+    /// Whether the next words are these, in any case; does not move.
+    pub(crate) fn sees(&self, words: &str) -> bool {
+        let mut at = self.at;
+        words.split(' ').all(|wanted| {
+            let seen = match self.tokens.get(at).map(|token| &token.token) {
+                Some(Token::Word(word)) => {
+                    word.quote_style.is_none() && word.value.eq_ignore_ascii_case(wanted)
+                }
+                _ => false,
+            };
+            at += 1;
+            seen
+        })
+    }
+
+    /// Whether a parenthesis comes next.
+    pub(crate) fn sees_paren(&self) -> bool {
+        self.peek() == Some(&Token::LParen)
+    }
+
+    /// Takes these words if they come next.
+    pub(crate) fn takes(&mut self, words: &str) -> bool {
+        let seen = self.sees(words);
+        if seen {
+            self.at += words.split(' ').count();
+        }
+        seen
+    }
+
+    /// Takes the sign if it comes next.
+    pub(crate) fn takes_sign(&mut self, sign: &Token) -> bool {
+        let seen = self.peek() == Some(sign);
+        self.at += usize::from(seen);
+        seen
+    }
+
+    /// Takes these words.
+    ///
+    /// * errors: something else comes next.
+    pub(crate) fn word(&mut self, words: &str) -> Result<(), Failure> {
+        match self.takes(words) {
+            true => Ok(()),
+            false => Err(self.expected(words)),
+        }
+    }
+
+    /// Takes the sign.
+    ///
+    /// * errors: something else comes next.
+    pub(crate) fn sign(&mut self, sign: &Token) -> Result<(), Failure> {
+        match self.takes_sign(sign) {
+            true => Ok(()),
+            false => Err(self.expected(&sign.to_string())),
+        }
+    }
+
+    /// Takes a name: as written in quotes, else in lower case.
+    ///
+    /// * errors: something else comes next.
+    pub(crate) fn name(&mut self, what: &str) -> Result<String, Failure> {
+        match self.peek_word() {
+            Some(word) if word.quote_style.is_some() => {
+                self.at += 1;
+                Ok(word.value.clone())
+            }
+            Some(word) => {
+                self.at += 1;
+                Ok(word.value.to_lowercase())
+            }
+            None => Err(self.expected(what)),
+        }
+    }
+
+    /// Takes a name that may be qualified, its parts from left to right.
+    pub(crate) fn names(&mut self, what: &str) -> Result<Vec<String>, Failure> {
+        let mut names = vec![self.name(what)?];
+        while self.takes_sign(&Token::Period) {
+            names.push(self.name(what)?);
+        }
+        Ok(names)
+    }
+
+    /// Takes names in parentheses.
+    pub(crate) fn list(&mut self, what: &str) -> Result<Vec<(String, Position)>, Failure> {
+        self.sign(&Token::LParen)?;
+        let mut names = Vec::new();
+        loop {
+            let place = self.position();
+            names.push((self.name(what)?, place));
+            if !self.takes_sign(&Token::Comma) {
+                break;
+            }
+        }
+        self.sign(&Token::RParen)?;
+        Ok(names)
+    }
+
+    /// Takes a whole number.
+    pub(crate) fn number<T: std::str::FromStr>(&mut self, what: &str) -> Result<T, Failure> {
+        match self.peek() {
+            Some(Token::Number(digits, _)) => match digits.parse() {
+                Ok(number) => {
+                    self.at += 1;
+                    Ok(number)
+                }
+                Err(_) => Err(self.expected(what)),
+            },
+            _ => Err(self.expected(what)),
+        }
+    }
+
+    /// Takes a value of an option: text in quotes, a number or a word.
+    pub(crate) fn value(&mut self, what: &str) -> Result<String, Failure> {
+        let value = match self.peek() {
+            Some(Token::SingleQuotedString(text)) => text.clone(),
+            Some(Token::Number(digits, _)) => digits.clone(),
+            Some(Token::Word(word)) => word.value.clone(),
+            _ => return Err(self.expected(what)),
+        };
+        self.at += 1;
+        Ok(value)
+    }
+
+    /// Takes text in single quotes if it comes next.
+    pub(crate) fn takes_text(&mut self) -> Option<String> {
+        match self.peek() {
+            Some(Token::SingleQuotedString(text)) => {
+                self.at += 1;
+                Some(text.clone())
+            }
+            _ => None,
+        }
+    }
+
+    /// Whether no word is left.
+    pub(crate) fn is_done(&self) -> bool {
+        self.at >= self.tokens.len()
+    }
+
+    /// Makes sure no word is left.
+    pub(crate) fn done(&self) -> Result<(), Failure> {
+        match self.is_done() {
+            true => Ok(()),
+            false => Err(self.expected("the end of the statement")),
+        }
+    }
+
+    /// A failure that says what should stand here, and what does.
+    pub(crate) fn expected(&self, what: &str) -> Failure {
+        let found = self.peek().map_or("the end".into(), Token::to_string);
+        let detail = format!("expected {what}, found {found}");
+        Failure::new(ErrorCode::Parse, detail).at(self.position())
+    }
+
+    /// A failure at the next word.
+    pub(crate) fn failure(&self, code: ErrorCode, detail: impl Into<String>) -> Failure {
+        Failure::new(code, detail).at(self.position())
+    }
+}

@@ -1,0 +1,291 @@
+//! What every door of a compute node stands on: the engine, the query engine, the catalog, the way
+//! to meta, and the numbers it shows.
+//!
+//! Never here: bytes of a protocol.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use auxo_engine::Engine;
+use auxo_proto::clock::Clock;
+use auxo_proto::ddl::{Ddl, DdlRequest};
+use auxo_proto::error::{ErrorCode, Failure};
+use auxo_proto::ids::TenantId;
+use auxo_proto::random::Random;
+use auxo_proto::topology::Catalog;
+use auxo_query::Query;
+use tokio::sync::{Semaphore, watch};
+use tokio::time::Instant;
+use tokio_util::task::TaskTracker;
+
+use crate::metrics::Counters;
+use crate::protocols::body::BodyLimits;
+use crate::protocols::influx;
+use crate::running::Running;
+use crate::session::Session;
+use crate::session::client::{Changed, MetaClient};
+use crate::write::Writer;
+
+/// The tenant of a process that knows no tokens.
+pub const DEFAULT_TENANT: TenantId = TenantId(1);
+
+/// Database of requests that name none.
+pub const DEFAULT_DATABASE: &str = "main";
+
+/// Longest wait for a change of the model.
+const DDL_TIME: Duration = Duration::from_secs(30);
+
+/// What requests may ask for.
+#[derive(Clone, Debug)]
+pub struct NodeLimits {
+    /// Bodies of requests.
+    pub body: BodyLimits,
+    /// Lines of line protocol.
+    pub lines: influx::Limits,
+    /// How long a statement may run unless it asks for less.
+    pub statement_time: Duration,
+    /// Rows of one reply.
+    pub result_rows: u64,
+    /// Bytes of one reply, as Arrow arrays.
+    pub result_bytes: u64,
+    /// Statements that run at once.
+    pub statements_running: usize,
+    /// Statements that wait for one of those to end.
+    pub statements_queued: usize,
+}
+
+/// Everything a node is made of; all handed in.
+pub struct Parts {
+    /// Shown in replies and logs.
+    pub name: String,
+    /// Version of the program.
+    pub version: String,
+    /// The shards.
+    pub engine: Engine,
+    /// Statements.
+    pub query: Query,
+    /// The session with meta.
+    pub session: Session,
+    /// Changes of the model.
+    pub meta: MetaClient,
+    /// Wall time.
+    pub clock: Clock,
+    /// Dice.
+    pub random: Random,
+    /// What requests may ask for.
+    pub limits: NodeLimits,
+    /// Answers that outlive their handler are written here.
+    pub tasks: TaskTracker,
+}
+
+/// One compute node. Clones are handles of the same node.
+#[derive(Clone)]
+pub struct Node(Arc<Inner>);
+
+struct Inner {
+    parts: Parts,
+    catalog: watch::Receiver<Arc<Catalog>>,
+    writer: Writer,
+    parsers: influx::pool::Pool,
+    running: Running,
+    counters: Counters,
+    slots: Arc<Semaphore>,
+    queue: Arc<Semaphore>,
+    draining: AtomicBool,
+    started: Instant,
+}
+
+impl Node {
+    /// A node over its parts.
+    pub fn new(parts: Parts) -> Self {
+        let limits = &parts.limits;
+        let slots = limits.statements_running.max(1);
+        Self(Arc::new(Inner {
+            catalog: parts.session.catalog(),
+            writer: Writer::new(parts.engine.clone(), parts.clock.clone()),
+            parsers: influx::pool::Pool::new(limits.lines, parts.random.clone()),
+            running: Running::default(),
+            counters: Counters::default(),
+            slots: Arc::new(Semaphore::new(slots)),
+            queue: Arc::new(Semaphore::new(slots + limits.statements_queued)),
+            draining: AtomicBool::new(false),
+            started: Instant::now(),
+            parts,
+        }))
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.0.parts.name
+    }
+
+    /// Version of the program.
+    pub fn version(&self) -> &str {
+        &self.0.parts.version
+    }
+
+    /// The shards.
+    pub fn engine(&self) -> &Engine {
+        &self.0.parts.engine
+    }
+
+    /// Statements.
+    pub fn query(&self) -> &Query {
+        &self.0.parts.query
+    }
+
+    /// Writes.
+    pub fn writer(&self) -> &Writer {
+        &self.0.writer
+    }
+
+    /// Parsers of line protocol, kept warm.
+    pub(crate) fn parsers(&self) -> &influx::pool::Pool {
+        &self.0.parsers
+    }
+
+    /// What `/metrics` counts.
+    pub fn counters(&self) -> &Counters {
+        &self.0.counters
+    }
+
+    /// Statements that run now.
+    pub fn running(&self) -> &Running {
+        &self.0.running
+    }
+
+    /// Wall time.
+    pub fn clock(&self) -> &Clock {
+        &self.0.parts.clock
+    }
+
+    /// Where tasks of requests are spawned.
+    pub fn tasks(&self) -> &TaskTracker {
+        &self.0.parts.tasks
+    }
+
+    /// Dice.
+    pub fn random(&self) -> &Random {
+        &self.0.parts.random
+    }
+
+    /// What requests may ask for.
+    pub fn limits(&self) -> &NodeLimits {
+        &self.0.parts.limits
+    }
+
+    /// Seconds since the node was made.
+    pub fn uptime_s(&self) -> u64 {
+        self.0.started.elapsed().as_secs()
+    }
+
+    /// The newest catalog.
+    pub fn catalog(&self) -> Arc<Catalog> {
+        Arc::clone(&self.0.catalog.borrow())
+    }
+
+    /// From now on the node is not ready and takes no new work.
+    pub fn drain(&self) {
+        self.0.draining.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the node is about to stop.
+    pub fn draining(&self) -> bool {
+        self.0.draining.load(Ordering::Relaxed)
+    }
+
+    /// Refuses work while the node is about to stop.
+    pub fn admit(&self) -> Result<(), Failure> {
+        match self.draining() {
+            true => Err(Failure::new(
+                ErrorCode::Draining,
+                "the node is shutting down",
+            )),
+            false => Ok(()),
+        }
+    }
+
+    /// A place among the running statements, waited for in a bounded queue.
+    ///
+    /// * errors: `BUSY` when the queue is full, `TIMEOUT` at the deadline.
+    pub async fn statement_slot(
+        &self,
+        deadline: Instant,
+    ) -> Result<impl Send + Sync + 'static, Failure> {
+        let queued = Arc::clone(&self.0.queue).try_acquire_owned().map_err(|_| {
+            Failure::new(
+                ErrorCode::Busy,
+                "too many statements run or wait on this node",
+            )
+        })?;
+        let running = Arc::clone(&self.0.slots).acquire_owned();
+        match tokio::time::timeout_at(deadline, running).await {
+            Ok(Ok(running)) => Ok((queued, running)),
+            Ok(Err(_)) => Err(Failure::new(
+                ErrorCode::Draining,
+                "the node is shutting down",
+            )),
+            Err(_) => Err(Failure::new(
+                ErrorCode::Timeout,
+                "no statement ended in time",
+            )),
+        }
+    }
+
+    /// Has a change of the model carried out and waits until this node's catalog shows it.
+    pub async fn change(&self, tenant: TenantId, ddl: Ddl) -> Result<Changed, Failure> {
+        let request = DdlRequest {
+            tenant,
+            ddl,
+            request_key: None,
+        };
+        let deadline = Instant::now() + DDL_TIME;
+        let changed = self.0.parts.meta.ddl(request, DDL_TIME).await?;
+        match self
+            .0
+            .parts
+            .session
+            .wait_topology(changed.topology, deadline)
+            .await
+        {
+            true => Ok(changed),
+            false => Err(Failure::new(
+                ErrorCode::SchemaChanging,
+                "the change is made, but this node has not heard of it yet",
+            )),
+        }
+    }
+
+    /// What meta shows of a part of the cluster, as JSON.
+    pub async fn show(&self, verb: &str, target: &str) -> Result<String, Failure> {
+        self.0
+            .parts
+            .meta
+            .admin(verb, target, Duration::from_secs(10))
+            .await
+    }
+
+    /// What has to hold for the node to serve, each with a word on why it does not.
+    pub fn checks(&self) -> Vec<(&'static str, Result<(), String>)> {
+        let catalog = self.catalog();
+        let shards = &catalog.topology().shards;
+        let closed = shards
+            .iter()
+            .filter(|shard| {
+                let led = self.engine().shard(shard.id);
+                led.is_none_or(|led| led.status().ended.is_some())
+            })
+            .count();
+        let open = match (shards.len(), closed) {
+            (0, _) => Err("no shard was assigned yet".to_owned()),
+            (_, 0) => Ok(()),
+            (all, closed) => Err(format!("{}/{all}", all - closed)),
+        };
+        let draining = match self.draining() {
+            true => Err("shutting down".to_owned()),
+            false => Ok(()),
+        };
+        vec![("shards_open", open), ("draining", draining)]
+    }
+}

@@ -1,0 +1,355 @@
+//! `GET` and `POST /v1/sql`, `DELETE /v1/queries/{id}`.
+//!
+//! The status line waits for the first batch or the end, so that what fails by then has a true
+//! status. What fails later must look cut: the body ends with an error, which closes the connection
+//! without its last chunk. A client that goes away drops the body and with it the query.
+//!
+//! Never here: what a statement does.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use auxo_proto::error::{ErrorCode, Failure};
+use auxo_query::{Answer, Limits, QueryStats};
+use axum::body::Body;
+use axum::extract::{Path, State};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use futures::StreamExt;
+use serde_json::{Value, json};
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+use tokio_stream::wrappers::ReceiverStream;
+
+use super::format::{self, Encoder, Head, Tail};
+use super::request::{self, SqlRequest};
+use crate::node::{DEFAULT_DATABASE, DEFAULT_TENANT, Node};
+use crate::protocols::influx::door::batch_id;
+use crate::protocols::{body, problem};
+use crate::running::Entry;
+use crate::statements::{Ask, Done};
+use crate::write;
+
+/// Encoded pieces that wait for a slow reader; then the query waits.
+const PIECES: usize = 4;
+/// Longest wait for a reader that does not read.
+const STALLED: Duration = Duration::from_secs(60);
+/// Bytes of a piece that is worth sending.
+const PIECE_BYTES: usize = 64 << 10;
+
+/// The route.
+pub async fn sql(
+    State(node): State<Node>,
+    method: Method,
+    uri: Uri,
+    headers: HeaderMap,
+    body: Body,
+) -> Response {
+    let asked = Instant::now();
+    let fresh_id = || node.random().uuid_v7(node.clock().now_ms()).to_string();
+    let understood = async {
+        let arguments = request::form(uri.query().unwrap_or_default());
+        let body = body::read(&headers, body, node.limits().body).await?;
+        request::understand(&arguments, &headers, &body)
+    };
+    let request = match understood.await {
+        Ok(request) => request,
+        Err(failure) => return failed(&node, &failure, &fresh_id()),
+    };
+    let id = request.query_id.clone().unwrap_or_else(fresh_id);
+    let may_write = method == Method::POST;
+    match run(&node, request, &headers, may_write, &id, asked).await {
+        Ok(response) => response,
+        Err(failure) => failed(&node, &failure, &id),
+    }
+}
+
+/// `DELETE /v1/queries/{id}`.
+pub async fn cancel(State(node): State<Node>, Path(id): Path<String>) -> Response {
+    match node.running().cancel(&id) {
+        true => StatusCode::NO_CONTENT.into_response(),
+        false => {
+            let failure = Failure::new(ErrorCode::NotFound, format!("no query {id} runs here"));
+            problem::response(&failure, Some(&id), node.name())
+        }
+    }
+}
+
+fn failed(node: &Node, failure: &Failure, id: &str) -> Response {
+    node.counters()
+        .statements_failed
+        .fetch_add(1, Ordering::Relaxed);
+    with_id(problem::response(failure, Some(id), node.name()), id)
+}
+
+fn with_id(mut response: Response, id: &str) -> Response {
+    if let Ok(id) = HeaderValue::from_str(id) {
+        response.headers_mut().insert("x-auxo-query-id", id);
+    }
+    response
+}
+
+async fn run(
+    node: &Node,
+    request: SqlRequest,
+    headers: &HeaderMap,
+    may_write: bool,
+    id: &str,
+    asked: Instant,
+) -> Result<Response, Failure> {
+    let of_node = node.limits();
+    let timeout = request
+        .timeout
+        .unwrap_or(of_node.statement_time)
+        .min(of_node.statement_time);
+    let deadline = asked + timeout;
+    let taken = || Failure::new(ErrorCode::AlreadyExists, format!("query {id} runs already"));
+    let entry = node.running().enter(id).ok_or_else(taken)?;
+    let cancelled = entry.cancelled();
+    let slot = node.statement_slot(deadline).await?;
+    let queued = asked.elapsed();
+    let ask = Ask {
+        tenant: DEFAULT_TENANT,
+        database: request.database.as_deref().unwrap_or(DEFAULT_DATABASE),
+        sql: &request.sql,
+        params: &request.params,
+        may_write,
+        batch: batch_id(headers)?,
+        limits: Limits {
+            deadline,
+            rows: request
+                .row_limit
+                .unwrap_or(u64::MAX)
+                .min(of_node.result_rows),
+            bytes: request
+                .byte_limit
+                .unwrap_or(u64::MAX)
+                .min(of_node.result_bytes),
+        },
+    };
+    let done = tokio::select! {
+        biased;
+        () = cancelled.cancelled() => Err(cancelled_by_user()),
+        done = node.statement(ask) => done,
+    }?;
+    node.counters().statements.fetch_add(1, Ordering::Relaxed);
+    let elapsed = || asked.elapsed().as_secs_f64() * 1e3;
+    let response = match done {
+        Done::Rows(answer) => {
+            let timing = Timing { asked, queued };
+            return rows(node, *answer, &request, id, timing, (entry, Box::new(slot))).await;
+        }
+        Done::Wrote(summary) => {
+            node.counters()
+                .rows_written
+                .fetch_add(summary.rows, Ordering::Relaxed);
+            let token = write::read_token(&summary);
+            let stats = json!({ "elapsed_ms": elapsed() });
+            let reply = json!({
+                "query_id": id, "affected_rows": summary.rows, "read_token": token,
+                "warnings": [], "stats": stats,
+            });
+            let mut response = reply_json(&reply);
+            if let Ok(token) = HeaderValue::from_str(&token) {
+                response.headers_mut().insert("x-auxo-read-token", token);
+            }
+            if summary.replayed {
+                let once = HeaderValue::from_static("1");
+                response.headers_mut().insert("x-auxo-replayed", once);
+            }
+            response
+        }
+        Done::Changed => reply_json(&json!({
+            "query_id": id, "affected_rows": 0, "warnings": [],
+            "stats": { "elapsed_ms": elapsed() },
+        })),
+    };
+    Ok(with_id(response, id))
+}
+
+fn cancelled_by_user() -> Failure {
+    Failure::new(ErrorCode::Cancelled, "the query was cancelled")
+}
+
+fn reply_json(reply: &Value) -> Response {
+    (
+        [(header::CONTENT_TYPE, "application/json")],
+        reply.to_string(),
+    )
+        .into_response()
+}
+
+#[derive(Clone, Copy)]
+struct Timing {
+    asked: Instant,
+    queued: Duration,
+}
+
+/// What ends with the answer: its place among the running statements.
+type Held = (Entry, Box<dyn Send + Sync>);
+
+async fn rows(
+    node: &Node,
+    answer: Answer,
+    request: &SqlRequest,
+    id: &str,
+    timing: Timing,
+    held: Held,
+) -> Result<Response, Failure> {
+    let head = Head {
+        query_id: id.to_owned(),
+        columns: answer.columns.clone(),
+        schema: Arc::clone(&answer.schema),
+    };
+    let encoder = format::encoder(request.format, head, request.values);
+    let mut writing = Writing {
+        node: node.clone(),
+        id: id.to_owned(),
+        answer,
+        encoder,
+        out: Vec::new(),
+        timing,
+        held,
+    };
+    writing.encoder.start(&mut writing.out).map_err(internal)?;
+    let mut ended = false;
+    while !ended && (request.buffer || writing.out.len() < PIECE_BYTES) {
+        ended = writing.next().await?;
+        if !request.buffer {
+            break;
+        }
+    }
+    let content_type = HeaderValue::from_static(request.format.content_type());
+    let body = match ended {
+        true => Body::from(std::mem::take(&mut writing.out)),
+        false => {
+            let (sender, receiver) = mpsc::channel(PIECES);
+            node.tasks().spawn(writing.stream(sender));
+            Body::from_stream(ReceiverStream::new(receiver))
+        }
+    };
+    let response = ([(header::CONTENT_TYPE, content_type)], body).into_response();
+    Ok(with_id(response, id))
+}
+
+fn internal(error: arrow::error::ArrowError) -> Failure {
+    Failure::new(ErrorCode::Internal, error.to_string())
+}
+
+/// An answer on its way into bytes.
+struct Writing {
+    node: Node,
+    id: String,
+    answer: Answer,
+    encoder: Box<dyn Encoder>,
+    out: Vec<u8>,
+    timing: Timing,
+    held: Held,
+}
+
+/// Ends a body so that a reader sees that it was cut.
+#[derive(Debug, thiserror::Error)]
+#[error("the query failed: {0}")]
+struct Cut(Failure);
+
+impl Writing {
+    /// Encodes one more batch, or the end; says whether it was the end.
+    async fn next(&mut self) -> Result<bool, Failure> {
+        let cancelled = self.held.0.cancelled();
+        let batch = tokio::select! {
+            biased;
+            () = cancelled.cancelled() => return Err(cancelled_by_user()),
+            batch = self.answer.batches.next() => batch,
+        };
+        match batch {
+            Some(batch) => {
+                self.encoder
+                    .batch(&batch?, &mut self.out)
+                    .map_err(internal)?;
+                Ok(false)
+            }
+            None => {
+                let stats = &self.answer.stats;
+                let scanned = &self.node.counters().rows_scanned;
+                scanned.fetch_add(stats.rows_scanned(), Ordering::Relaxed);
+                let tail = Tail {
+                    row_count: stats.rows(),
+                    truncated: stats.truncated(),
+                    stats: stats_json(stats, self.timing),
+                    ..Tail::default()
+                };
+                self.encoder.end(&tail, &mut self.out).map_err(internal)?;
+                Ok(true)
+            }
+        }
+    }
+
+    /// Sends the rest; the reader that stops reading stops the query.
+    async fn stream(mut self, pieces: mpsc::Sender<Result<Bytes, Cut>>) {
+        loop {
+            if self.out.len() >= PIECE_BYTES {
+                let piece = Bytes::from(std::mem::take(&mut self.out));
+                if send(&pieces, Ok(piece)).await.is_err() {
+                    return;
+                }
+            }
+            let next = tokio::select! {
+                biased;
+                () = pieces.closed() => return,
+                next = self.next() => next,
+            };
+            match next {
+                Ok(false) => {}
+                Ok(true) => {
+                    let _ = send(&pieces, Ok(Bytes::from(self.out))).await;
+                    return;
+                }
+                Err(failure) => {
+                    self.node
+                        .counters()
+                        .statements_failed
+                        .fetch_add(1, Ordering::Relaxed);
+                    let problem = problem::body(&failure, Some(&self.id), self.node.name());
+                    self.encoder.error(&problem, &mut self.out);
+                    if !self.out.is_empty() {
+                        let _ = send(&pieces, Ok(Bytes::from(self.out))).await;
+                    }
+                    let _ = send(&pieces, Err(Cut(failure))).await;
+                    return;
+                }
+            }
+        }
+    }
+}
+
+async fn send(
+    pieces: &mpsc::Sender<Result<Bytes, Cut>>,
+    piece: Result<Bytes, Cut>,
+) -> Result<(), ()> {
+    match tokio::time::timeout(STALLED, pieces.send(piece)).await {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(_)) | Err(_) => Err(()),
+    }
+}
+
+fn stats_json(stats: &QueryStats, timing: Timing) -> Value {
+    json!({
+        "elapsed_ms": timing.asked.elapsed().as_secs_f64() * 1e3,
+        "queue_ms": timing.queued.as_secs_f64() * 1e3,
+        "rows_scanned": stats.rows_scanned(),
+        "bytes_scanned": stats.bytes_scanned(),
+        "files_considered": stats.files_considered(),
+        "files_read": stats.files_read(),
+        "memory_peak_bytes": stats.memory_peak_bytes(),
+        "staleness_ms": 0,
+    })
+}
+
+/// Answers that never fail, for routes without one.
+pub async fn no_such_route(State(node): State<Node>, uri: Uri) -> Result<Response, Infallible> {
+    let failure = Failure::new(ErrorCode::NotFound, format!("no route {}", uri.path()));
+    Ok(problem::response(&failure, None, node.name()))
+}

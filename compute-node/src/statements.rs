@@ -1,0 +1,229 @@
+//! Carries out a statement: queries run, rows are written, changes go to meta.
+//!
+//! Never here: SQL text (`auxo_query`), bytes of a protocol.
+
+use std::sync::Arc;
+
+use auxo_engine::read::ReadError;
+use auxo_proto::error::{ErrorCode, Failure, Outcome};
+use auxo_proto::ids::{BatchId, TenantId};
+use auxo_proto::topology::Catalog;
+use auxo_query::source::{Found, Snapshot, Snapshots, Stack};
+use auxo_query::{Answer, Delete, Insert, Limits, Params, Scope, Statement, rows_of};
+use auxo_sst::SstError;
+use futures::future::FutureExt;
+use futures::{StreamExt, TryStreamExt};
+
+use crate::node::Node;
+use crate::write::{TableRows, WriteRequest, WriteSummary};
+
+/// Rows that one INSERT hands to the shards at once.
+const INSERT_ROWS: usize = 8_192;
+
+/// A statement and who asks.
+#[derive(Clone, Debug)]
+pub struct Ask<'a> {
+    /// Whose statement it is.
+    pub tenant: TenantId,
+    /// Database of unqualified names.
+    pub database: &'a str,
+    /// The statement.
+    pub sql: &'a str,
+    /// Its values.
+    pub params: &'a Params,
+    /// Whether it may change anything.
+    pub may_write: bool,
+    /// The caller's name for what it writes.
+    pub batch: Option<BatchId>,
+    /// What it may take.
+    pub limits: Limits,
+}
+
+/// What a statement came to.
+pub enum Done {
+    /// Rows, on their way.
+    Rows(Box<Answer>),
+    /// Something was written.
+    Wrote(WriteSummary),
+    /// The model was changed.
+    Changed,
+}
+
+impl Node {
+    /// Carries out one statement.
+    ///
+    /// * errors: with a place in the text wherever the text is at fault.
+    pub async fn statement(&self, ask: Ask<'_>) -> Result<Done, Failure> {
+        let catalog = self.catalog();
+        let scope = Scope {
+            catalog: &catalog,
+            tenant: ask.tenant,
+            database: ask.database,
+        };
+        let statement = self.query().prepare(scope, ask.sql, ask.params)?;
+        if !ask.may_write && !matches!(statement, Statement::Query(_)) {
+            let detail = "a statement that changes something needs POST";
+            return Err(Failure::new(ErrorCode::MethodNotAllowed, detail));
+        }
+        match statement {
+            Statement::Query(plan) => {
+                let snapshots = self.snapshots(catalog);
+                let answer = self.query().execute(*plan, snapshots, ask.limits).await?;
+                Ok(Done::Rows(Box::new(answer)))
+            }
+            Statement::Insert(insert) => {
+                self.admit()?;
+                self.insert(&ask, catalog, insert).await.map(Done::Wrote)
+            }
+            Statement::Delete(Delete { table, tags, time }) => {
+                self.admit()?;
+                let deleted = self.writer().delete(&catalog, &table, &tags, time).await?;
+                Ok(Done::Wrote(deleted))
+            }
+            Statement::Ddl(ddl) => {
+                self.admit()?;
+                self.change(ask.tenant, ddl).await?;
+                Ok(Done::Changed)
+            }
+        }
+    }
+
+    /// Writes the rows of a query, some thousands at a time; not all or nothing.
+    async fn insert(
+        &self,
+        ask: &Ask<'_>,
+        catalog: Arc<Catalog>,
+        insert: Insert,
+    ) -> Result<WriteSummary, Failure> {
+        let Insert { table, query } = insert;
+        let limits = Limits {
+            rows: u64::MAX,
+            bytes: u64::MAX,
+            ..ask.limits
+        };
+        let snapshots = self.snapshots(Arc::clone(&catalog));
+        let mut answer = self.query().execute(*query, snapshots, limits).await?;
+        let mut summary = WriteSummary::default();
+        let mut pending = Vec::new();
+        let mut batch = ask.batch;
+        while let Some(rows) = answer.batches.try_next().await? {
+            for start in (0..rows.num_rows()).step_by(INSERT_ROWS) {
+                let piece = rows.slice(start, INSERT_ROWS.min(rows.num_rows() - start));
+                pending.push(piece);
+            }
+            if batch.is_some() {
+                continue;
+            }
+            for piece in pending.drain(..) {
+                let rows = rows_of(&table, &piece)?;
+                let tables = vec![TableRows {
+                    table: Arc::clone(&table),
+                    rows,
+                }];
+                let request = WriteRequest {
+                    tenant: ask.tenant,
+                    id: None,
+                    body_hash: 0,
+                    tables,
+                };
+                summary = self.write_piece(&catalog, request, summary).await?;
+            }
+        }
+        if let Some(id) = batch.take() {
+            let whole = arrow::compute::concat_batches(&answer.schema, &pending)
+                .map_err(|error| Failure::new(ErrorCode::BatchTooLarge, error.to_string()))?;
+            let rows = rows_of(&table, &whole)?;
+            let tables = vec![TableRows { table, rows }];
+            let body_hash = xxhash_rust::xxh3::xxh3_64(ask.sql.as_bytes());
+            let request = WriteRequest {
+                tenant: ask.tenant,
+                id: Some(id),
+                body_hash,
+                tables,
+            };
+            summary = self.write_piece(&catalog, request, summary).await?;
+        }
+        Ok(summary)
+    }
+
+    async fn write_piece(
+        &self,
+        catalog: &Catalog,
+        request: WriteRequest,
+        before: WriteSummary,
+    ) -> Result<WriteSummary, Failure> {
+        let written = self
+            .writer()
+            .write(catalog, request)
+            .await
+            .map_err(|failure| match (before.rows, failure.outcome) {
+                (1.., Some(Outcome::Rejected)) => failure.outcome(Outcome::Partial),
+                _ => failure,
+            })?;
+        let rows = before.rows + written.rows;
+        Ok(WriteSummary { rows, ..written })
+    }
+
+    /// Snapshots of the tablets that this node leads, strong: whatever was acked before is in them.
+    fn snapshots(&self, catalog: Arc<Catalog>) -> Snapshots {
+        let engine = self.engine().clone();
+        Snapshots::from_fn(move |tablet| {
+            let (engine, catalog) = (engine.clone(), Arc::clone(&catalog));
+            async move {
+                let routes = catalog.topology().tablets.iter();
+                let route = routes.into_iter().find(|route| route.id == tablet);
+                let shard = route.and_then(|route| engine.shard(route.shard));
+                let shard = shard.ok_or_else(|| {
+                    Failure::new(
+                        ErrorCode::NoLeader,
+                        format!("tablet {tablet} is not led here"),
+                    )
+                })?;
+                shard
+                    .barrier()
+                    .await
+                    .map_err(|error| read_failure(&error))?;
+                let snapshot = shard.tablet(tablet).map_err(|error| read_failure(&error))?;
+                Ok(Snapshot::from_fn(move |spec| Found {
+                    files_considered: snapshot.sources().0 as u64,
+                    stacks: snapshot.stacks(spec).into_iter().map(stack).collect(),
+                }))
+            }
+            .boxed()
+        })
+    }
+}
+
+fn stack(stack: auxo_engine::read::Stack) -> Stack {
+    Stack {
+        merged: stack.merged(),
+        rows_at_most: stack.rows_at_most(),
+        files: stack.files() as u64,
+        t_min: stack.t_min(),
+        t_max: stack.t_max(),
+        open: Arc::new(move |spec| {
+            stack
+                .open(&spec)
+                .map_err(|error| file_failure(&error))
+                .boxed()
+        }),
+    }
+}
+
+fn read_failure(error: &ReadError) -> Failure {
+    match error {
+        ReadError::StaleRoute(_) => Failure::new(ErrorCode::NoLeader, error.to_string()),
+        ReadError::File(error) => file_failure(error),
+        ReadError::Unavailable(_) => Failure::new(ErrorCode::WalUnavailable, error.to_string()),
+    }
+}
+
+fn file_failure(error: &SstError) -> Failure {
+    let code = match error {
+        SstError::Corrupt { .. } | SstError::TooNew { .. } => ErrorCode::Corrupt,
+        SstError::Store { .. } => ErrorCode::StoreUnavailable,
+        _ => ErrorCode::Internal,
+    };
+    tracing::error!(%error, "read failed");
+    Failure::new(code, error.to_string())
+}

@@ -1,0 +1,54 @@
+//! What a process has used, from `/proc`.
+
+use std::fs;
+
+use anyhow::{Context, Result};
+
+/// Ticks of a processor's time in `/proc/PID/stat`, a second; 100 on every Linux the kernel's user
+/// interface promises it for (`getconf CLK_TCK`).
+const TICKS: f64 = 100.0;
+
+/// Processor seconds that a process and its threads have used.
+pub fn cpu_seconds(pid: u32) -> Result<f64> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).context("/proc/PID/stat")?;
+    let fields: Vec<&str> = stat
+        .rsplit_once(") ")
+        .context("name of the process")?
+        .1
+        .split_whitespace()
+        .collect();
+    let ticks = |at: usize| -> Result<f64> { Ok(fields.get(at).context("ticks")?.parse()?) };
+    Ok((ticks(11)? + ticks(12)?) / TICKS)
+}
+
+/// Most memory that was resident at once so far, in bytes.
+pub fn memory_peak_bytes(pid: u32) -> Result<u64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).context("/proc/PID/status")?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let kib = line
+        .and_then(|line| line.split_whitespace().next())
+        .context("VmHWM")?;
+    Ok(kib.parse::<u64>()? * 1024)
+}
+
+/// Load of the machine over the last minute.
+pub fn load_average() -> Result<f64> {
+    let text = fs::read_to_string("/proc/loadavg").context("/proc/loadavg")?;
+    Ok(text.split_whitespace().next().context("load")?.parse()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn this_process_has_used_something() {
+        let pid = std::process::id();
+        let mut sum = 0_u64;
+        while cpu_seconds(pid).unwrap() == 0.0 {
+            sum = (0..1_000_000).fold(sum, |sum, n| sum.wrapping_mul(31).wrapping_add(n));
+        }
+        assert!(memory_peak_bytes(pid).unwrap() > 1 << 20, "{sum}");
+        assert!(load_average().unwrap() >= 0.0);
+    }
+}

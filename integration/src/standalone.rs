@@ -1,0 +1,165 @@
+//! One node as a child process: started on a free port, stopped by its pid, also when this program
+//! dies (the child reads its standard input and ends when that closes).
+
+use std::fs::File;
+use std::io::Write;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::http::Http;
+use crate::wait;
+
+/// How a node is started.
+#[derive(Clone, Debug)]
+pub struct Setup {
+    /// The binary.
+    pub binary: PathBuf,
+    /// Directory for its data, configuration and log.
+    pub folder: PathBuf,
+    /// Lines of configuration besides addresses and directories, as TOML.
+    pub config: String,
+    /// Port of its public listener; a free one unless set.
+    pub port: Option<u16>,
+}
+
+/// A running node.
+#[derive(Debug)]
+pub struct Standalone {
+    child: Child,
+    /// Its public listener.
+    pub http: Http,
+    log: PathBuf,
+}
+
+/// A port that was free a moment ago.
+pub fn free_port() -> Result<u16> {
+    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
+}
+
+impl Setup {
+    /// A node with the defaults in the given directory.
+    pub fn new(binary: &Path, folder: &Path) -> Self {
+        Self {
+            binary: binary.to_owned(),
+            folder: folder.to_owned(),
+            config: String::new(),
+            port: None,
+        }
+    }
+
+    /// Where its data lies.
+    pub fn data(&self) -> PathBuf {
+        self.folder.join("data")
+    }
+
+    /// Starts it and waits until it is ready.
+    pub async fn start(&self) -> Result<Standalone> {
+        let mut node = self.spawn()?;
+        match node.ready(Duration::from_secs(60)).await {
+            Ok(()) => Ok(node),
+            Err(error) => bail!("{error:#}\n{}", node.log_tail()),
+        }
+    }
+
+    /// Starts it and does not wait.
+    pub fn spawn(&self) -> Result<Standalone> {
+        let port = self.port.map_or_else(free_port, Ok)?;
+        let config = self.folder.join("auxo.toml");
+        let data = self.data();
+        let mut file = File::create(&config).context("configuration")?;
+        writeln!(file, "data_dir = {:?}", data.display().to_string())?;
+        writeln!(file, "{}", self.config)?;
+        writeln!(file, "[listen]\npublic = [\"127.0.0.1:{port}\"]")?;
+        let log = self.folder.join("auxo.log");
+        let stderr = File::options().create(true).append(true).open(&log)?;
+        let child = Command::new(&self.binary)
+            .args(["standalone", "--stop-with-stdin", "--config"])
+            .arg(&config)
+            .current_dir(&self.folder)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(stderr)
+            .spawn()
+            .with_context(|| self.binary.display().to_string())?;
+        let http = Http::new(&format!("http://127.0.0.1:{port}"));
+        Ok(Standalone { child, http, log })
+    }
+}
+
+impl Standalone {
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Waits until it serves.
+    pub async fn ready(&mut self, within: Duration) -> Result<()> {
+        let http = self.http.clone();
+        let child = &mut self.child;
+        wait::until("node is ready", within, || {
+            let exited = child.try_wait();
+            let http = http.clone();
+            async move {
+                if let Some(status) = exited? {
+                    return Ok(Err(anyhow::anyhow!("node ended with {status}")));
+                }
+                http.ready().await.map(Ok)
+            }
+        })
+        .await?
+    }
+
+    /// Ends it at once, as a crash would.
+    pub fn kill(&mut self) -> Result<()> {
+        self.child.kill()?;
+        self.child.wait()?;
+        Ok(())
+    }
+
+    /// Asks it to end and waits.
+    pub async fn terminate(&mut self, within: Duration) -> Result<ExitStatus> {
+        self.signal(Signal::TERM)?;
+        self.exited(within).await
+    }
+
+    /// Waits until it has ended.
+    pub async fn exited(&mut self, within: Duration) -> Result<ExitStatus> {
+        let child = &mut self.child;
+        wait::until("node has ended", within, || {
+            let status = child.try_wait();
+            async move { status?.context("still running") }
+        })
+        .await
+    }
+
+    /// Sends a signal.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        let pid = Pid::from_raw(self.child.id() as i32).context("pid")?;
+        kill_process(pid, signal).context("signal")
+    }
+
+    /// Its log, and that of nodes that ran in its folder before it.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// The end of its log.
+    pub fn log_tail(&self) -> String {
+        let text = self.log();
+        let lines: Vec<&str> = text.lines().collect();
+        lines[lines.len().saturating_sub(30)..].join("\n")
+    }
+}
+
+impl Drop for Standalone {
+    fn drop(&mut self) {
+        if self.child.kill().is_ok() {
+            let _ = self.child.wait();
+        }
+    }
+}

@@ -1,0 +1,262 @@
+//! `auxo admin`: what a cluster is made of and how it is.
+//!
+//! Reads the resources of `/v1` and prints them as they come: a list as a table, one thing as a
+//! line for each value. Never changes anything.
+
+use std::borrow::Cow;
+use std::io::Write as _;
+
+use anyhow::Context as _;
+use auxo_client::Client;
+use clap::{Args, Subcommand, ValueEnum};
+use serde_json::{Map, Value, json};
+
+use crate::exit::Exit;
+use crate::flags::ConnectionArgs;
+use crate::output::Output;
+use crate::sql::print::grid;
+
+/// A list is followed over at most so many pages.
+const PAGES_MAX: usize = 10_000;
+
+#[derive(Debug, Args)]
+pub(crate) struct AdminArgs {
+    #[command(subcommand)]
+    command: AdminCommand,
+    /// How the answer is written
+    #[arg(short, long, value_enum, default_value = "table", global = true)]
+    output: Layout,
+    #[command(flatten)]
+    pub(crate) connection: ConnectionArgs,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Layout {
+    Table,
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+enum AdminCommand {
+    /// The cluster on one screen; ends with 7 if something needs care
+    Status,
+    /// Nodes: what they lead and how loaded they are
+    #[command(subcommand)]
+    Node(Verb),
+    /// Shards: who leads them and how far they are
+    #[command(subcommand)]
+    Shard(Verb),
+    /// Tables of the database
+    #[command(subcommand)]
+    Table(Verb),
+    /// Procedures: what is being changed
+    #[command(subcommand)]
+    Procedure(Verb),
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// All of them
+    List,
+    /// One of them
+    Show {
+        /// Its name or number
+        name: String,
+    },
+}
+
+/// Runs the subcommand.
+pub(crate) async fn run(args: &AdminArgs, client: &Client) -> anyhow::Result<Exit> {
+    let database = client.database();
+    let (path, verb) = match &args.command {
+        AdminCommand::Status => return status(client, args.output).await,
+        AdminCommand::Node(verb) => (vec!["v1", "nodes"], verb),
+        AdminCommand::Shard(verb) => (vec!["v1", "shards"], verb),
+        AdminCommand::Table(verb) => (vec!["v1", "databases", database, "tables"], verb),
+        AdminCommand::Procedure(verb) => (vec!["v1", "procedures"], verb),
+    };
+    let mut output = Output::stdout();
+    match verb {
+        Verb::List => {
+            let items = list(client, &path).await?;
+            match args.output {
+                Layout::Json => writeln!(output, "{}", Value::from(items))?,
+                Layout::Table => write_items(&items, &mut output)?,
+            }
+        }
+        Verb::Show { name } => {
+            let thing = client.get(&[&path[..], &[name]].concat(), &[]).await?;
+            match args.output {
+                Layout::Json => writeln!(output, "{thing}")?,
+                Layout::Table => write_thing(&thing, &mut output)?,
+            }
+        }
+    }
+    output.finish()?;
+    Ok(Exit::Done)
+}
+
+/// All items of a list, page after page.
+async fn list(client: &Client, path: &[&str]) -> anyhow::Result<Vec<Value>> {
+    let mut items = Vec::new();
+    let mut cursor: Option<String> = None;
+    for _ in 0..PAGES_MAX {
+        let query: Vec<_> = cursor
+            .iter()
+            .map(|cursor| ("cursor", cursor.as_str()))
+            .collect();
+        let mut page = client.get(path, &query).await?;
+        match page["items"].take() {
+            Value::Array(more) => items.extend(more),
+            _ => anyhow::bail!("{} answered no list", path.join("/")),
+        }
+        match page["next"].as_str() {
+            Some(next) if !next.is_empty() => cursor = Some(next.to_owned()),
+            _ => return Ok(items),
+        }
+    }
+    anyhow::bail!("{} has more than {PAGES_MAX} pages", path.join("/"))
+}
+
+async fn status(client: &Client, layout: Layout) -> anyhow::Result<Exit> {
+    let ready = client.ready().await?;
+    let cluster = client
+        .get(&["v1", "cluster"], &[])
+        .await
+        .context("cluster")?;
+    let nodes = list(client, &["v1", "nodes"]).await.context("nodes")?;
+    let is_up = |node: &Value| node["state"] == "up";
+    let healthy = ready["ready"] == true && nodes.iter().all(is_up);
+    let mut output = Output::stdout();
+    match layout {
+        Layout::Json => {
+            let all =
+                json!({"healthy": healthy, "cluster": cluster, "ready": ready, "nodes": nodes});
+            writeln!(output, "{all}")?;
+        }
+        Layout::Table => {
+            write_thing(&cluster, &mut output)?;
+            writeln!(output)?;
+            write_items(&nodes, &mut output)?;
+            writeln!(output)?;
+            let checks = ready["checks"].as_array();
+            write_items(checks.map_or(&[][..], Vec::as_slice), &mut output)?;
+        }
+    }
+    output.finish()?;
+    Ok(match healthy {
+        true => Exit::Done,
+        false => Exit::Unhealthy,
+    })
+}
+
+/// A table with a column for each key any item has, in the order they are first seen.
+fn write_items(items: &[Value], output: &mut impl std::io::Write) -> std::io::Result<()> {
+    let flat: Vec<_> = items.iter().map(flattened).collect();
+    let mut names: Vec<&str> = Vec::new();
+    for item in &flat {
+        for name in item.keys() {
+            if !names.contains(&name.as_str()) {
+                names.push(name);
+            }
+        }
+    }
+    let rows: Vec<Vec<_>> = flat
+        .iter()
+        .map(|item| names.iter().map(|&name| shown(item.get(name))).collect())
+        .collect();
+    let is_number = |name: &&str| {
+        let values = flat.iter().filter_map(|item| item.get(*name));
+        values.fold(false, |_, value| value.is_number())
+    };
+    let rights: Vec<bool> = names.iter().map(is_number).collect();
+    let names: Vec<_> = names.into_iter().map(Cow::Borrowed).collect();
+    grid(&names, &rights, &rows, output)
+}
+
+/// A line for each value.
+fn write_thing(thing: &Value, output: &mut impl std::io::Write) -> std::io::Result<()> {
+    let flat = flattened(thing);
+    let width = flat
+        .keys()
+        .map(|name| name.chars().count())
+        .max()
+        .unwrap_or(0);
+    flat.iter()
+        .try_for_each(|(name, value)| writeln!(output, "{name:width$}  {}", shown(Some(value))))
+}
+
+/// Objects within objects become keys with dots; lists stay what they are.
+fn flattened(thing: &Value) -> Map<String, Value> {
+    let mut flat = Map::new();
+    match thing {
+        Value::Object(object) => {
+            for (name, value) in object {
+                match value {
+                    Value::Object(_) => {
+                        let inner = flattened(value).into_iter();
+                        flat.extend(inner.map(|(key, value)| (format!("{name}.{key}"), value)));
+                    }
+                    _ => {
+                        flat.insert(name.clone(), value.clone());
+                    }
+                }
+            }
+        }
+        other => {
+            flat.insert("value".to_owned(), other.clone());
+        }
+    }
+    flat
+}
+
+fn shown(value: Option<&Value>) -> Cow<'_, str> {
+    match value {
+        None | Some(Value::Null) => Cow::Borrowed(""),
+        Some(Value::String(text)) => Cow::Owned(text.escape_debug().to_string()),
+        Some(Value::Array(items)) if items.iter().all(|item| !item.is_object()) => {
+            let items: Vec<_> = items.iter().map(|item| shown(Some(item))).collect();
+            Cow::Owned(items.join(","))
+        }
+        Some(other) => Cow::Owned(other.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn items_become_a_table() {
+        let items = [
+            json!({"node": "c1", "state": "up", "shards": {"leader": 4}, "tags": ["a", "b"]}),
+            json!({"node": "c2", "state": "down", "zone": "b\n", "shards": {"leader": 12}, "gone": null}),
+        ];
+        let mut out = Vec::new();
+        write_items(&items, &mut out).unwrap();
+        assert_eq!(
+            String::from_utf8(out).unwrap(),
+            "node | state | shards.leader | tags | zone | gone\n\
+             -----+-------+---------------+------+------+-----\n\
+             c1   | up    |             4 | a,b  |      |\n\
+             c2   | down  |            12 |      | b\\n  |\n"
+        );
+        let mut out = Vec::new();
+        write_items(&[], &mut out).unwrap();
+        assert_eq!(out, b"\n\n");
+    }
+
+    #[test]
+    fn a_thing_becomes_lines() {
+        let mut out = Vec::new();
+        write_thing(
+            &json!({"shard": 7, "load": {"cpu": 0.5}, "x": [{"a": 1}]}),
+            &mut out,
+        )
+        .unwrap();
+        assert_eq!(
+            String::from_utf8(out).unwrap(),
+            "shard     7\nload.cpu  0.5\nx         [{\"a\":1}]\n"
+        );
+    }
+}

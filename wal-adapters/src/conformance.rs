@@ -1,0 +1,555 @@
+//! The suite that every adapter passes: 38 cases, one list, run over whatever an adapter offers.
+//!
+//! An adapter brings an [`Adapter`], which gives each case a [`Subject`] of its own: a service to join
+//! and leave, and the trouble it can be put to. A case that asks for what an adapter cannot have ends
+//! as [`Verdict::NotApplicable`] with the reason; it is never silently passed.
+//!
+//! Rooms: this file (what a case is, and how the list is run), `append`, `read`, `truncate`, `service`
+//! and `acceptance` (the cases), [`child`] (the writer that is killed), [`subjects`] (memory and
+//! local). Never here: a rule that only one adapter obeys.
+
+use std::fmt;
+use std::io;
+use std::process::Command;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use auxo_proto::ids::Term;
+use auxo_proto::random::Random;
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use tokio::time::Instant;
+
+use crate::{
+    AppendError, Appending, Durability, Frame, FrameKind, Offset, Placed, Region, RegionId, Wal,
+    WalError,
+};
+
+mod acceptance;
+mod append;
+pub mod child;
+mod read;
+mod service;
+pub mod subjects;
+mod truncate;
+
+/// Why a case did not pass.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Stop {
+    /// The adapter broke the contract.
+    Failed(String),
+    /// The adapter cannot be in the situation, and why.
+    NotApplicable(String),
+}
+
+impl Stop {
+    fn failed(what: impl fmt::Display) -> Self {
+        Self::Failed(what.to_string())
+    }
+
+    fn not_applicable(why: &str) -> Self {
+        Self::NotApplicable(why.to_owned())
+    }
+}
+
+impl From<WalError> for Stop {
+    fn from(error: WalError) -> Self {
+        Self::failed(error)
+    }
+}
+
+impl From<AppendError> for Stop {
+    fn from(error: AppendError) -> Self {
+        Self::failed(error)
+    }
+}
+
+impl From<io::Error> for Stop {
+    fn from(error: io::Error) -> Self {
+        Self::failed(error)
+    }
+}
+
+type Done = Result<(), Stop>;
+
+/// What a subject can be put to. Those that last until called off come in pairs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trouble {
+    /// Nothing lands until `Resume`.
+    Stall,
+    /// Nothing of this region lands until `Resume`, of others it does.
+    Slow,
+    /// Ends `Stall` and `Slow`.
+    Resume,
+    /// The next append lands, or not, and its reply is lost.
+    LoseReply {
+        /// Whether it lands.
+        landed: bool,
+    },
+    /// The next append says `Unknown` and lands at `LandLate`.
+    Delay,
+    /// What was delayed lands.
+    LandLate,
+    /// The next append is refused.
+    Refuse,
+    /// The service leaves out that many offsets before the next append.
+    Hole {
+        /// Offsets left out.
+        width: u64,
+    },
+    /// No room for new bytes until `RoomAgain`.
+    FullDisk,
+    /// Ends `FullDisk`.
+    RoomAgain,
+    /// One bit of the frame at that offset flips.
+    Rot {
+        /// The frame's place.
+        at: Offset,
+    },
+    /// Half a frame lies behind the end, as a crash in mid-write leaves it. Nobody has joined.
+    Tear,
+    /// The log loses everything from there on, behind its users' backs.
+    Cut {
+        /// The new end.
+        to: Offset,
+    },
+    /// The service cannot be reached until `Back`.
+    Away,
+    /// Ends `Away`.
+    Back,
+}
+
+/// One service with its data, made for one case.
+#[async_trait]
+pub trait Subject: Send + Sync {
+    /// The service as one more user sees it: another process where the adapter has many, else another
+    /// handle of this one.
+    async fn join(&self) -> Result<Arc<dyn Wal>, Stop>;
+
+    /// Every user ends. Who joins then is a process started afterwards.
+    async fn leave(&self) -> Result<(), Stop>;
+
+    /// Makes the trouble, or says why it cannot happen to this adapter.
+    async fn trouble(&self, region: RegionId, trouble: Trouble) -> Result<(), Stop>;
+
+    /// What a service says of itself for each setting that would lose acknowledged frames or is out
+    /// of its range: name of the setting, answer.
+    async fn misconfigured(&self) -> Result<Vec<(String, Result<Durability, WalError>)>, Stop>;
+
+    /// The program that runs [`child::child_main`] on that region of this service.
+    fn child(&self, region: RegionId) -> Result<Command, Stop>;
+
+    /// Changes of the disk so far; the power may fail after each.
+    fn steps(&self) -> Result<usize, Stop>;
+
+    /// The service as found after a power loss behind that many changes: only what was synced, or with
+    /// dice also some of what was not.
+    async fn after_power_loss(
+        &self,
+        steps: usize,
+        torn: Option<&Random>,
+    ) -> Result<Arc<dyn Wal>, Stop>;
+}
+
+/// Makes subjects of one adapter.
+#[async_trait]
+pub trait Adapter: Send + Sync {
+    /// As it is shown in reports.
+    fn name(&self) -> &'static str;
+
+    /// A service without regions, for that case.
+    async fn subject(&self, case: u8) -> Result<Arc<dyn Subject>, Stop>;
+}
+
+/// How much a run does; the default takes some seconds.
+#[derive(Clone, Debug)]
+pub struct Scale {
+    /// Seed of all dice.
+    pub seed: u64,
+    /// Power losses tried, each once clean and once torn.
+    pub images: u32,
+    /// Times the writer is killed.
+    pub kills: u32,
+    /// Operations compared with the reference.
+    pub operations: u32,
+    /// Idle regions that are open together.
+    pub idle_regions: u32,
+    /// How long the service stays away.
+    pub away: Duration,
+    /// Longest a case may take.
+    pub deadline: Duration,
+}
+
+impl Default for Scale {
+    fn default() -> Self {
+        Self {
+            seed: 1,
+            images: 24,
+            kills: 5,
+            operations: 10_000,
+            idle_regions: 10_000,
+            away: Duration::from_millis(200),
+            deadline: Duration::from_secs(120),
+        }
+    }
+}
+
+/// One case of the suite.
+pub struct Case {
+    /// Its number in the contract.
+    pub number: u8,
+    /// What it shows.
+    pub name: &'static str,
+    run: fn(&Ground) -> BoxFuture<'_, Done>,
+}
+
+/// How a case ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It holds.
+    Passed,
+    /// The adapter cannot be in the situation, and why.
+    NotApplicable(String),
+    /// It does not hold, and what was seen.
+    Failed(String),
+}
+
+/// A case and how it ended.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    /// The case's number.
+    pub number: u8,
+    /// What it shows.
+    pub name: &'static str,
+    /// How it ended.
+    pub verdict: Verdict,
+    /// How long it took.
+    pub took: Duration,
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { number, name, .. } = self;
+        match &self.verdict {
+            Verdict::Passed => write!(f, "{number:2} {name}: passed ({:.1?})", self.took),
+            Verdict::NotApplicable(why) => write!(f, "{number:2} {name}: not applicable: {why}"),
+            Verdict::Failed(what) => write!(f, "{number:2} {name}: FAILED: {what}"),
+        }
+    }
+}
+
+/// Runs the cases that `wanted` picks, one after the other, each on a subject of its own.
+pub async fn run(
+    adapter: &dyn Adapter,
+    scale: &Scale,
+    wanted: impl Fn(&Case) -> bool,
+) -> Vec<Outcome> {
+    let mut outcomes = Vec::new();
+    for case in cases().into_iter().filter(wanted) {
+        let began = Instant::now();
+        let ended = tokio::time::timeout(scale.deadline, run_case(adapter, scale, &case)).await;
+        let verdict = match ended {
+            Ok(Ok(())) => Verdict::Passed,
+            Ok(Err(Stop::NotApplicable(why))) => Verdict::NotApplicable(why),
+            Ok(Err(Stop::Failed(what))) => Verdict::Failed(what),
+            Err(_) => Verdict::Failed(format!("did not end within {:?}", scale.deadline)),
+        };
+        outcomes.push(Outcome {
+            number: case.number,
+            name: case.name,
+            verdict,
+            took: began.elapsed(),
+        });
+    }
+    outcomes
+}
+
+async fn run_case(adapter: &dyn Adapter, scale: &Scale, case: &Case) -> Done {
+    let random = Random::seeded(scale.seed.wrapping_add(u64::from(case.number)));
+    let ground = Ground {
+        subject: adapter.subject(case.number).await?,
+        id: RegionId {
+            shard: u64::from(case.number),
+            incarnation: random.next_u64(),
+        },
+        random,
+        scale: scale.clone(),
+    };
+    let ended = (case.run)(&ground).await;
+    ground.subject.leave().await?;
+    ended
+}
+
+/// All cases by number.
+pub fn cases() -> Vec<Case> {
+    macro_rules! case {
+        ($number:literal, $name:literal, $run:path) => {
+            Case {
+                number: $number,
+                name: $name,
+                run: |ground| Box::pin($run(ground)),
+            }
+        };
+    }
+    vec![
+        case!(1, "read back the same bytes", append::read_back),
+        case!(2, "10 k from one handle rise", append::rise),
+        case!(
+            3,
+            "four users, one order for all readers",
+            append::one_order
+        ),
+        case!(4, "1 B, 8 MiB, and one byte more", append::sizes),
+        case!(5, "a dropped future lands", append::dropped_future),
+        case!(6, "a full queue is busy at once", append::full_queue),
+        case!(7, "kill -9 after At: still there", append::killed_after),
+        case!(8, "kill -9 during: whole or absent", append::killed_during),
+        case!(9, "power loss keeps all At", append::power_loss),
+        case!(10, "a lost reply is never Refused", append::lost_reply),
+        case!(11, "Refused never shows up later", append::refused),
+        case!(12, "a full disk is busy and recovers", append::full_disk),
+        case!(13, "an empty region answers within wait", read::empty),
+        case!(14, "a tail wakes within 50 ms", read::tail_wakes),
+        case!(15, "a read spans holes", read::holes),
+        case!(16, "below start: OutOfRange with start", read::below_start),
+        case!(17, "a flipped bit: Corrupt there", read::flipped_bit),
+        case!(
+            18,
+            "torn tail cut, rotten middle Corrupt",
+            read::torn_or_rotten
+        ),
+        case!(19, "end covers every acked offset", read::end_covers),
+        case!(20, "a log cut behind the handle: Regressed", read::cut),
+        case!(
+            21,
+            "a region remade: no ack on the old handle",
+            read::remade
+        ),
+        case!(
+            22,
+            "truncate anywhere, again, lower, above",
+            truncate::bounds
+        ),
+        case!(
+            23,
+            "truncate everything, reopen, append",
+            truncate::everything
+        ),
+        case!(24, "truncate racing read, tail, open", truncate::racing),
+        case!(
+            25,
+            "create and remove twice, open never creates",
+            service::idempotent
+        ),
+        case!(
+            26,
+            "each wrong setting fails by name",
+            service::misconfigured
+        ),
+        case!(27, "away: Unavailable, recovers alone", service::away),
+        case!(28, "slow: bounded, other regions unaffected", service::slow),
+        case!(29, "10 k idle regions without a thread each", service::idle),
+        case!(
+            30,
+            "eight racing Claims: one counts",
+            acceptance::racing_claims
+        ),
+        case!(31, "zombie frames are skipped", acceptance::zombies),
+        case!(32, "a Claim twice counts once", acceptance::claim_twice),
+        case!(
+            33,
+            "duplicate and late frames give one row",
+            acceptance::duplicates
+        ),
+        case!(
+            34,
+            "re-claim settles as a full re-read says",
+            acceptance::reclaim
+        ),
+        case!(
+            35,
+            "an old Seal is skipped, a valid one ends all",
+            acceptance::seals
+        ),
+        case!(36, "floor over truncation, term and n", acceptance::floor),
+        case!(37, "a broken witness is Broken", acceptance::witness),
+        case!(
+            38,
+            "random operations equal memory's",
+            acceptance::like_memory
+        ),
+    ]
+}
+
+/// What a case stands on.
+struct Ground {
+    subject: Arc<dyn Subject>,
+    /// The region this case is about; not made yet.
+    id: RegionId,
+    random: Random,
+    scale: Scale,
+}
+
+impl Ground {
+    /// Makes the case's region and opens it.
+    async fn region(&self) -> Result<Arc<dyn Region>, Stop> {
+        let wal = self.subject.join().await?;
+        wal.create(self.id).await?;
+        Ok(wal.open(self.id).await?)
+    }
+
+    /// The region through one more user.
+    async fn join(&self) -> Result<Arc<dyn Region>, Stop> {
+        Ok(self.subject.join().await?.open(self.id).await?)
+    }
+
+    /// The region after every user ended.
+    async fn restart(&self) -> Result<Arc<dyn Region>, Stop> {
+        self.subject.leave().await?;
+        self.join().await
+    }
+
+    async fn trouble(&self, trouble: Trouble) -> Done {
+        self.subject.trouble(self.id, trouble).await
+    }
+
+    fn bytes(&self, length: usize) -> Bytes {
+        let mut bytes = Vec::with_capacity(length + 8);
+        while bytes.len() < length {
+            bytes.extend_from_slice(&self.random.next_u64().to_le_bytes());
+        }
+        bytes.truncate(length);
+        bytes.into()
+    }
+
+    fn writer(&self, epoch: u64, inc: u32, writer: u64) -> Writer {
+        Writer {
+            claim: Frame {
+                kind: FrameKind::Claim,
+                incarnation: self.id.incarnation,
+                term: Term { epoch, inc },
+                writer,
+                n: 0,
+                prev: 0,
+                prev_n: 0,
+                payload: Bytes::new(),
+            },
+            n: 0,
+            prev: 0,
+            prev_n: 0,
+        }
+    }
+}
+
+/// Makes the frames of one leader, with true witnesses.
+struct Writer {
+    claim: Frame,
+    n: u64,
+    prev: Offset,
+    prev_n: u64,
+}
+
+impl Writer {
+    fn frame(&mut self, kind: FrameKind, payload: impl Into<Bytes>) -> Frame {
+        self.n += 1;
+        Frame {
+            kind,
+            n: self.n,
+            prev: self.prev,
+            prev_n: self.prev_n,
+            payload: payload.into(),
+            ..self.claim.clone()
+        }
+    }
+
+    fn rows(&mut self, payload: impl Into<Bytes>) -> Frame {
+        self.frame(FrameKind::Rows, payload)
+    }
+
+    /// The writer has read all up to the offset of its frame n, that frame included.
+    fn accounted(&mut self, offset: Offset, n: u64) {
+        self.prev = offset + 1;
+        self.prev_n = n;
+    }
+
+    /// Claims the region and accounts the Claim.
+    async fn take_over(&mut self, region: &Arc<dyn Region>) -> Result<Offset, Stop> {
+        let at = at(region.append(self.claim.clone())).await?;
+        self.accounted(at, 0);
+        Ok(at)
+    }
+
+    /// Appends rows and accounts them.
+    async fn send(
+        &mut self,
+        region: &Arc<dyn Region>,
+        payload: impl Into<Bytes>,
+    ) -> Result<(Offset, Frame), Stop> {
+        let frame = self.rows(payload);
+        let at = at(region.append(frame.clone())).await?;
+        self.accounted(at, frame.n);
+        Ok((at, frame))
+    }
+}
+
+/// The place of an append that must succeed.
+async fn at(appending: Appending) -> Result<Offset, Stop> {
+    match appending.await? {
+        Placed::At(offset) => Ok(offset),
+        Placed::Somewhere => Err(Stop::failed("an append without trouble said Somewhere")),
+    }
+}
+
+/// Every frame from `from` to the end as it is now.
+async fn read_all(region: &Arc<dyn Region>, from: Offset) -> Result<Vec<(Offset, Frame)>, Stop> {
+    let end = region.end().await?.offset;
+    let mut frames = Vec::new();
+    let mut next = from;
+    while next < end {
+        let chunk = region.read(next, 1 << 20, Duration::ZERO).await?;
+        let inside = chunk
+            .frames
+            .iter()
+            .all(|(offset, _)| (next..chunk.next).contains(offset));
+        ensure(inside, || format!("a read from {next} left its range"))?;
+        ensure(chunk.next > next, || {
+            format!("a read from {next} below the end {end} found nothing")
+        })?;
+        next = chunk.next;
+        frames.extend(chunk.frames);
+    }
+    let rising = frames.windows(2).all(|pair| pair[0].0 < pair[1].0);
+    ensure(rising, || "offsets of a read do not rise".to_owned())?;
+    Ok(frames)
+}
+
+fn ensure(held: bool, what: impl FnOnce() -> String) -> Done {
+    match held {
+        true => Ok(()),
+        false => Err(Stop::Failed(what())),
+    }
+}
+
+/// Both lists hold the same frames at the same places; says where they part.
+fn ensure_same(seen: &[(Offset, Frame)], sent: &[(Offset, Frame)]) -> Done {
+    let parted = seen.iter().zip(sent).find(|(seen, sent)| seen != sent);
+    if let Some(((at, seen), (sent_at, sent))) = parted {
+        return Err(Stop::failed(format!(
+            "at {at} there is number {} of {}, where at {sent_at} number {} of {} was expected",
+            seen.n, seen.writer, sent.n, sent.writer
+        )));
+    }
+    ensure(seen.len() == sent.len(), || {
+        format!("{} frames where {} were expected", seen.len(), sent.len())
+    })
+}
+
+/// The middle of several measurements, so that one hiccup of the machine decides nothing.
+fn median(mut measured: Vec<Duration>) -> Duration {
+    measured.sort_unstable();
+    measured
+        .get(measured.len() / 2)
+        .copied()
+        .unwrap_or_default()
+}
