@@ -95,10 +95,6 @@ impl Session {
     ///
     /// * errors: the file that says who the node is cannot be read; see [`KeptError`].
     /// * effects: returns at once; a topology that was kept is in the catalog then.
-    #[allow(
-        clippy::too_many_arguments,
-        reason = "everything the session stands on is handed in, at one place"
-    )]
     pub async fn start(
         config: SessionConfig,
         doors: Doors,

@@ -8,7 +8,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use auxo_proto::ids::{DatabaseId, TenantId};
-use bytes::Bytes;
 use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
 
@@ -19,6 +18,7 @@ use crate::model::values::{
     Database, Format, Identity, LAYOUT, Life, Number, Tenant, Unknown, Verdict,
 };
 use crate::procedure::runner::{Runner, Trap};
+use crate::published::{self, Published};
 use crate::reign::{Reign, WriteError};
 use crate::scheduler::{self, Wishes};
 use crate::sessions::Sessions;
@@ -30,15 +30,6 @@ pub const DEFAULT_DATABASE: &str = "main";
 /// Pause after a failed attempt.
 const PAUSE: Duration = Duration::from_millis(200);
 
-/// A topology as it is sent.
-#[derive(Debug)]
-pub struct Encoded {
-    /// Its number.
-    pub number: u64,
-    /// Its JSON.
-    pub json: Bytes,
-}
-
 /// One meta node while it leads.
 pub struct Lead {
     /// The leadership.
@@ -48,7 +39,7 @@ pub struct Lead {
     /// The procedures.
     pub runner: Arc<Runner>,
     /// The newest topology.
-    pub topology: watch::Receiver<Arc<Encoded>>,
+    pub topology: watch::Receiver<Arc<Published>>,
 }
 
 impl Lead {
@@ -97,8 +88,8 @@ impl Lead {
             tasks.clone(),
             trap,
         );
-        let (publish, topology) = watch::channel(encode(&reign));
-        tasks.spawn(publish_topology(Arc::clone(&reign), publish));
+        let (publish, topology) = watch::channel(Published::newest(&reign));
+        tasks.spawn(published::run(Arc::clone(&reign), publish));
         let lead = Arc::new(Self {
             reign,
             sessions,
@@ -106,7 +97,13 @@ impl Lead {
             topology,
         });
         lead.runner.resume();
-        tasks.spawn(scheduler::run(Arc::clone(&lead), wishes));
+        let (scheduled, over) = (Arc::clone(&lead), lead.reign.over.clone());
+        tasks.spawn(async move {
+            tokio::select! {
+                () = scheduler::run(scheduled, wishes) => {}
+                () = over.cancelled() => {}
+            }
+        });
         Some(lead)
     }
 }
@@ -158,29 +155,4 @@ pub fn first_start(model: &Model, build: &str, cluster: &str, now_ms: i64) -> Op
         .put(name, &database)
         .put(Key::Database(database), &main);
     Some(change)
-}
-
-fn encode(reign: &Reign) -> Arc<Encoded> {
-    let topology = reign.mirror.read(Model::topology);
-    let json = serde_json::to_vec(&topology)
-        .unwrap_or_else(|error| unreachable!("a topology is plain data: {error}"));
-    Arc::new(Encoded {
-        number: topology.number,
-        json: json.into(),
-    })
-}
-
-async fn publish_topology(reign: Arc<Reign>, publish: watch::Sender<Arc<Encoded>>) {
-    let mut changes = reign.mirror.changes();
-    loop {
-        let held = publish.borrow().number;
-        changes.borrow_and_update();
-        if reign.mirror.read(Model::topology_number) != held {
-            publish.send_replace(encode(&reign));
-        }
-        tokio::select! {
-            _ = changes.changed() => {}
-            () = reign.over.cancelled() => return,
-        }
-    }
 }

@@ -7,7 +7,8 @@
 //! Rooms: [`keys`] (every key) · [`model`] (typed values and the mirror) · [`store`] (the resilient
 //! etcd client) · `election` (campaigns) · [`reign`] (guarded writes of one leadership) · [`lead`] (what a
 //! leader does) · [`cluster`] (what nodes say; pure) · [`placement`] (pure) · [`ddl`] (checks; pure)
-//! · [`scheduler`] · [`sessions`] (node streams) · [`procedure`] · [`api`] · [`server`].
+//! · [`scheduler`] · [`sessions`] (node streams) · [`published`] (the
+//! topology they are sent) · [`procedure`] · [`api`] · [`server`].
 //!
 //! Never here: a row, a query, a log or a file of a shard.
 
@@ -20,6 +21,7 @@ pub mod lead;
 pub mod model;
 pub mod placement;
 pub mod procedure;
+pub mod published;
 pub mod reign;
 pub mod scheduler;
 pub mod server;

@@ -83,7 +83,8 @@ impl MetaClient {
         self.until(deadline, |mut client, left| {
             let call = DdlCall {
                 request: request.clone(),
-                deadline_ms: left.as_millis() as u64,
+                // 0 would leave the time to meta.
+                deadline_ms: left.as_millis().max(1) as u64,
             };
             async move {
                 let reply = client.ddl(call).await?.into_inner();

@@ -232,14 +232,23 @@ impl Beats {
     }
 }
 
+/// Takes a topology, whole or as the difference to the one at hand.
 fn take_topology(session: &Session, push: &TopologyPush) -> Result<(), String> {
-    let topology: Topology = serde_json::from_slice(&push.json)
-        .map_err(|error| format!("topology {} cannot be read: {error}", push.number))?;
-    if topology.number != push.number || push.base != 0 {
-        return Err(format!("topology {} is not what it says", push.number));
-    }
-    let catalog = Arc::new(Catalog::new(topology));
-    session.0.catalog.send_replace(catalog);
+    let unreadable =
+        |error: serde_json::Error| format!("topology {} cannot be read: {error}", push.number);
+    let newest: Option<Topology> = match push.base {
+        0 => Some(serde_json::from_slice(&push.json).map_err(unreadable)?),
+        _ => {
+            let change = serde_json::from_slice(&push.json).map_err(unreadable)?;
+            session.0.catalog.borrow().topology().with(change)
+        }
+    };
+    let newest = newest.filter(|newest| newest.number == push.number);
+    let newest = newest.ok_or_else(|| format!("topology {} does not follow", push.number))?;
+    session
+        .0
+        .catalog
+        .send_replace(Arc::new(Catalog::new(newest)));
     Ok(())
 }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use auxo_proto::ids::{NodeId, ShardId};
 use auxo_proto::pb::meta::{
-    Bye, Down, Echo, Hello, Reign, Retry, ShardPhase, TopologyPush, Up, Welcome, down, notice, up,
+    Bye, Down, Echo, Hello, Reign, Retry, ShardPhase, Up, Welcome, down, notice, up,
 };
 use tokio::sync::mpsc;
 use tonic::{Status, Streaming};
@@ -101,18 +101,17 @@ async fn converse(
     if send(sink, down::Content::Welcome(welcome)).await.is_err() {
         return End::Gone;
     }
-    let mut held = hello.topology;
+    // A topology from before this stream is not known here any more: another one is sent whole.
+    let newest = Arc::clone(&topology.borrow_and_update());
+    let mut held = (newest.topology.number == hello.topology).then_some(newest);
     let (number, mut orders) = sessions.connect(node, hello);
     tracing::info!(%node, name = hello.name, boot = hello.boot, "node connected");
     let ended = loop {
         let newest = Arc::clone(&topology.borrow_and_update());
-        if newest.number != held {
-            held = newest.number;
-            let push = TopologyPush {
-                number: newest.number,
-                base: 0,
-                json: newest.json.clone(),
-            };
+        let has = held.as_ref().map(|held| held.topology.number);
+        if has != Some(newest.topology.number) {
+            let push = newest.push(held.as_deref());
+            held = Some(newest);
             if send(sink, down::Content::Topology(push)).await.is_err() {
                 break End::Gone;
             }

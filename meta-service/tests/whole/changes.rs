@@ -207,18 +207,14 @@ async fn a_node_that_comes_back_without_its_shards_is_told_to_open_them_again() 
     meta.ddl(create("main", "cpu", 2)).await.unwrap();
     drop(node);
     let node = Node::start("node-1", meta.channel.clone());
-    // What meta shows right after the first node is gone may still be its view of that one.
-    let opened = async {
-        while node.state.lock().shards.len() < 2 {
-            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
-        }
-    };
-    tokio::time::timeout(std::time::Duration::from_secs(20), opened)
-        .await
-        .unwrap();
+    node.until(|state| state.shards.len() == 2).await;
+    meta.admin_until("shard list", "", |list| {
+        let shards = list.as_array().unwrap();
+        shards.len() == 2 && shards.iter().all(|shard| shard["served"] == true)
+    })
+    .await;
     {
         let state = node.state.lock();
-        assert_eq!(state.shards.len(), 2);
         assert!(state.shards.values().all(|shard| shard.epoch == 1));
         assert_eq!(state.orders.len(), 2, "{:?}", state.orders);
     }

@@ -49,12 +49,7 @@ async fn the_second_follows_and_takes_over_when_the_first_stops() {
     let node = Node::start("node-1", first.channel.clone());
     first.ddl(create("main", "cpu", 1)).await.unwrap();
     let astray = Node::start("node-2", second.channel.clone());
-    let told = async {
-        while astray.state.lock().told != "ask one" {
-            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
-        }
-    };
-    tokio::time::timeout(PATIENCE, told).await.unwrap();
+    astray.until(|state| state.told == "ask one").await;
     let before = reign(&first.server).unwrap().number;
     first.server.stop().await;
     second.leads().await;

@@ -66,6 +66,16 @@ impl Node {
         }
     }
 
+    /// Waits until it is as wanted.
+    pub(crate) async fn until(&self, wanted: impl Fn(&State) -> bool) {
+        let looked = async {
+            while !wanted(&self.state.lock()) {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, looked).await.unwrap();
+    }
+
     /// Waits for a topology of at least that number.
     pub(crate) async fn topology(&self, number: u64) -> Topology {
         let mut topology = self.topology.clone();
@@ -125,7 +135,14 @@ async fn session(
                 let _ = up.send(say(up::Content::Answer(answer))).await;
             }
             down::Content::Topology(push) => {
-                publish.send_replace(serde_json::from_slice(&push.json).unwrap());
+                let newest = match push.base {
+                    0 => serde_json::from_slice(&push.json).unwrap(),
+                    _ => {
+                        let change = serde_json::from_slice(&push.json).unwrap();
+                        publish.borrow().with(change).unwrap()
+                    }
+                };
+                publish.send_replace(newest);
             }
             down::Content::Redirect(redirect) => {
                 state.lock().told = format!("ask {}", redirect.api)
