@@ -89,6 +89,8 @@ struct Level {
     in_from: bool,
     /// Doubled parentheses in FROM around it.
     doubled: usize,
+    /// Behind its own FROM, where a comma joins.
+    comma_joins: bool,
 }
 
 fn keyword(token: &Token) -> Option<Keyword> {
@@ -150,6 +152,12 @@ fn check(tokens: &[TokenWithSpan], text: &str) -> Result<(), Failure> {
             Some(word) if CLAUSES.contains(&word) => level.in_from = false,
             _ => {}
         }
+        level.comma_joins = match word {
+            // `IS DISTINCT FROM` compares.
+            Some(Keyword::FROM) => before.and_then(keyword) != Some(Keyword::DISTINCT),
+            Some(Keyword::ON) | None => level.comma_joins,
+            Some(word) => level.comma_joins && !CLAUSES.contains(&word),
+        };
         if level
             .closes
             .as_ref()
@@ -162,6 +170,10 @@ fn check(tokens: &[TokenWithSpan], text: &str) -> Result<(), Failure> {
             (Token::Comma, _) => {
                 level.chain = 0;
                 level.items += 1;
+                joins += usize::from(level.comma_joins);
+                if joins > JOINS_MAX {
+                    return refuse(at, format!("statement has more than {JOINS_MAX} joins"));
+                }
                 if level.in_list && level.items >= IN_LIST_MAX {
                     return refuse(at, format!("IN list has more than {IN_LIST_MAX} values"));
                 }
