@@ -50,6 +50,10 @@ struct Arguments {
     command: Option<Command>,
 }
 
+/// Stack of a worker thread. Statements are limited in depth before they are parsed, but planning
+/// recurses over long chains of operators as well; the pages are taken only when they are used.
+const STACK_BYTES: usize = 16 << 20;
+
 const EXIT_CODES: &str =
     "Settings: defaults < /etc/auxo/auxo.toml < ./auxo.toml < AUXO_SECTION__KEY < flags
 Exit codes: 0 done, 1 refused, 2 usage or configuration, 3 no connection, 4 not allowed, 5 timeout,
@@ -154,6 +158,7 @@ fn run(arguments: Arguments) -> anyhow::Result<Exit> {
     logging::start(&loaded.config.log)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
+        .thread_stack_size(STACK_BYTES)
         .build()?;
     let ended = runtime.block_on(command(arguments, loaded, environment));
     // A read of the standard input that nobody waits for must not hold the process.
@@ -227,9 +232,17 @@ mod tests {
 
     #[test]
     fn flags_of_a_subcommand_do_not_hide_the_global_ones() {
-        let words = ["auxo", "bench", "gen", "--kind", "iot", "--set", "zone=b"];
+        let words = [
+            "auxo",
+            "bench",
+            "gen",
+            "--kind",
+            "iot",
+            "--setting",
+            "zone=b",
+        ];
         let parsed = Arguments::try_parse_from(words).unwrap();
-        assert_eq!(parsed.global.set, ["zone=b"]);
+        assert_eq!(parsed.global.settings, ["zone=b"]);
     }
 
     #[test]

@@ -29,7 +29,7 @@ fn the_same_options_give_the_same_bytes_for_ever() {
         "",
         "--hosts 50 --initial-hosts 10 --jitter-ms 500 --late-share 0.1 --precision ms \
          --format csv --fields 3 --seed 7 --interval 60",
-        "--set iot --late-share 0.2 --late-lag 3 --precision s",
+        "--kind iot --late-share 0.2 --late-lag 3 --precision s",
     ]
     .map(|arguments| format!("{:016x}", hash(&run(arguments).1)));
     assert_eq!(
@@ -117,7 +117,7 @@ fn hosts_join_evenly() {
 
 #[test]
 fn csv_has_a_header_and_a_cell_for_every_column() {
-    let (generated, text) = run("--set iot --format csv --hosts 30");
+    let (generated, text) = run("--kind iot --format csv --hosts 30");
     let mut rows = text.lines();
     assert_eq!(
         rows.next().unwrap(),
@@ -138,7 +138,7 @@ fn csv_has_a_header_and_a_cell_for_every_column() {
 
 #[test]
 fn the_iot_set_has_floats_switches_and_gaps() {
-    let (_, text) = run("--set iot --hosts 50");
+    let (_, text) = run("--kind iot --hosts 50");
     assert!(text.lines().all(|row| row.contains(" status=")));
     assert!(text.contains("engine_on=true") && text.contains("engine_on=false"));
     assert!(text.lines().any(|row| !row.contains("current_load=")));
