@@ -2,7 +2,7 @@
 //!
 //! An adapter brings an [`Adapter`], which gives each case a [`Subject`] of its own: a service to join
 //! and leave, and the trouble it can be put to. A case that asks for what an adapter cannot have ends
-//! as [`Verdict::NotApplicable`] with the reason; it is never silently passed.
+//! as [`Ended::NotApplicable`] with the reason; it is never silently passed.
 //!
 //! Rooms: this file (what a case is, and how the list is run), `append`, `read`, `truncate`, `service`
 //! and `acceptance` (the cases), `ground` (what they share), [`child`] (the writer that is killed),
@@ -204,7 +204,7 @@ pub struct Case {
 
 /// How a case ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Verdict {
+pub enum Ended {
     /// It holds.
     Passed,
     /// The adapter cannot be in the situation, and why.
@@ -221,7 +221,7 @@ pub struct Outcome {
     /// What it shows.
     pub name: &'static str,
     /// How it ended.
-    pub verdict: Verdict,
+    pub ended: Ended,
     /// How long it took.
     pub took: Duration,
 }
@@ -229,10 +229,10 @@ pub struct Outcome {
 impl fmt::Display for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { number, name, .. } = self;
-        match &self.verdict {
-            Verdict::Passed => write!(f, "{number:2} {name}: passed ({:.1?})", self.took),
-            Verdict::NotApplicable(why) => write!(f, "{number:2} {name}: not applicable: {why}"),
-            Verdict::Failed(what) => write!(f, "{number:2} {name}: FAILED: {what}"),
+        match &self.ended {
+            Ended::Passed => write!(f, "{number:2} {name}: passed ({:.1?})", self.took),
+            Ended::NotApplicable(why) => write!(f, "{number:2} {name}: not applicable: {why}"),
+            Ended::Failed(what) => write!(f, "{number:2} {name}: FAILED: {what}"),
         }
     }
 }
@@ -246,17 +246,17 @@ pub async fn run(
     let mut outcomes = Vec::new();
     for case in cases().into_iter().filter(wanted) {
         let began = Instant::now();
-        let ended = tokio::time::timeout(scale.deadline, run_case(adapter, scale, &case)).await;
-        let verdict = match ended {
-            Ok(Ok(())) => Verdict::Passed,
-            Ok(Err(Stop::NotApplicable(why))) => Verdict::NotApplicable(why),
-            Ok(Err(Stop::Failed(what))) => Verdict::Failed(what),
-            Err(_) => Verdict::Failed(format!("did not end within {:?}", scale.deadline)),
+        let run = tokio::time::timeout(scale.deadline, run_case(adapter, scale, &case));
+        let ended = match run.await {
+            Ok(Ok(())) => Ended::Passed,
+            Ok(Err(Stop::NotApplicable(why))) => Ended::NotApplicable(why),
+            Ok(Err(Stop::Failed(what))) => Ended::Failed(what),
+            Err(_) => Ended::Failed(format!("did not end within {:?}", scale.deadline)),
         };
         outcomes.push(Outcome {
             number: case.number,
             name: case.name,
-            verdict,
+            ended,
             took: began.elapsed(),
         });
     }
