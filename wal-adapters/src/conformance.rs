@@ -2,11 +2,11 @@
 //!
 //! An adapter brings an [`Adapter`], which gives each case a [`Subject`] of its own: a service to join
 //! and leave, and the trouble it can be put to. A case that asks for what an adapter cannot have ends
-//! as [`Verdict::NotApplicable`] with the reason; it is never silently passed.
+//! as [`Ended::NotApplicable`] with the reason; it is never silently passed.
 //!
 //! Rooms: this file (what a case is, and how the list is run), `append`, `read`, `truncate`, `service`
-//! and `acceptance` (the cases), [`child`] (the writer that is killed), [`subjects`] (memory and
-//! local). Never here: a rule that only one adapter obeys.
+//! and `acceptance` (the cases), `ground` (what they share), [`child`] (the writer that is killed),
+//! [`subjects`] (memory and local). Never here: a rule that only one adapter obeys.
 
 use std::fmt;
 use std::io;
@@ -15,20 +15,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use auxo_proto::ids::Term;
 use auxo_proto::random::Random;
-use bytes::Bytes;
 use futures::future::BoxFuture;
 use tokio::time::Instant;
 
-use crate::{
-    AppendError, Appending, Durability, Frame, FrameKind, Offset, Placed, Region, RegionId, Wal,
-    WalError,
-};
+use crate::{AppendError, Durability, Offset, RegionId, Wal, WalError};
+
+use ground::Ground;
 
 mod acceptance;
 mod append;
 pub mod child;
+mod ground;
 mod read;
 mod service;
 pub mod subjects;
@@ -206,7 +204,7 @@ pub struct Case {
 
 /// How a case ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Verdict {
+pub enum Ended {
     /// It holds.
     Passed,
     /// The adapter cannot be in the situation, and why.
@@ -223,7 +221,7 @@ pub struct Outcome {
     /// What it shows.
     pub name: &'static str,
     /// How it ended.
-    pub verdict: Verdict,
+    pub ended: Ended,
     /// How long it took.
     pub took: Duration,
 }
@@ -231,10 +229,10 @@ pub struct Outcome {
 impl fmt::Display for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { number, name, .. } = self;
-        match &self.verdict {
-            Verdict::Passed => write!(f, "{number:2} {name}: passed ({:.1?})", self.took),
-            Verdict::NotApplicable(why) => write!(f, "{number:2} {name}: not applicable: {why}"),
-            Verdict::Failed(what) => write!(f, "{number:2} {name}: FAILED: {what}"),
+        match &self.ended {
+            Ended::Passed => write!(f, "{number:2} {name}: passed ({:.1?})", self.took),
+            Ended::NotApplicable(why) => write!(f, "{number:2} {name}: not applicable: {why}"),
+            Ended::Failed(what) => write!(f, "{number:2} {name}: FAILED: {what}"),
         }
     }
 }
@@ -248,17 +246,17 @@ pub async fn run(
     let mut outcomes = Vec::new();
     for case in cases().into_iter().filter(wanted) {
         let began = Instant::now();
-        let ended = tokio::time::timeout(scale.deadline, run_case(adapter, scale, &case)).await;
-        let verdict = match ended {
-            Ok(Ok(())) => Verdict::Passed,
-            Ok(Err(Stop::NotApplicable(why))) => Verdict::NotApplicable(why),
-            Ok(Err(Stop::Failed(what))) => Verdict::Failed(what),
-            Err(_) => Verdict::Failed(format!("did not end within {:?}", scale.deadline)),
+        let run = tokio::time::timeout(scale.deadline, run_case(adapter, scale, &case));
+        let ended = match run.await {
+            Ok(Ok(())) => Ended::Passed,
+            Ok(Err(Stop::NotApplicable(why))) => Ended::NotApplicable(why),
+            Ok(Err(Stop::Failed(what))) => Ended::Failed(what),
+            Err(_) => Ended::Failed(format!("did not end within {:?}", scale.deadline)),
         };
         outcomes.push(Outcome {
             number: case.number,
             name: case.name,
-            verdict,
+            ended,
             took: began.elapsed(),
         });
     }
@@ -380,180 +378,4 @@ pub fn cases() -> Vec<Case> {
             acceptance::like_memory
         ),
     ]
-}
-
-/// What a case stands on.
-struct Ground {
-    subject: Arc<dyn Subject>,
-    /// The region this case is about; not made yet.
-    id: RegionId,
-    random: Random,
-    scale: Scale,
-}
-
-impl Ground {
-    /// Makes the case's region and opens it.
-    async fn region(&self) -> Result<Arc<dyn Region>, Stop> {
-        let wal = self.subject.join().await?;
-        wal.create(self.id).await?;
-        Ok(wal.open(self.id).await?)
-    }
-
-    /// The region through one more user.
-    async fn join(&self) -> Result<Arc<dyn Region>, Stop> {
-        Ok(self.subject.join().await?.open(self.id).await?)
-    }
-
-    /// The region after every user ended.
-    async fn restart(&self) -> Result<Arc<dyn Region>, Stop> {
-        self.subject.leave().await?;
-        self.join().await
-    }
-
-    async fn trouble(&self, trouble: Trouble) -> Done {
-        self.subject.trouble(self.id, trouble).await
-    }
-
-    /// Random bytes; long ones repeat what they begin with.
-    fn bytes(&self, length: usize) -> Bytes {
-        let mut bytes = Vec::with_capacity(length + 8);
-        while bytes.len() < length.min(4096) {
-            bytes.extend_from_slice(&self.random.next_u64().to_le_bytes());
-        }
-        while bytes.len() < length {
-            bytes.extend_from_within(..bytes.len().min(length - bytes.len()));
-        }
-        bytes.truncate(length);
-        bytes.into()
-    }
-
-    fn writer(&self, epoch: u64, inc: u32, writer: u64) -> Writer {
-        Writer {
-            claim: Frame {
-                kind: FrameKind::Claim,
-                incarnation: self.id.incarnation,
-                term: Term { epoch, inc },
-                writer,
-                n: 0,
-                prev: 0,
-                prev_n: 0,
-                payload: Bytes::new(),
-            },
-            n: 0,
-            prev: 0,
-            prev_n: 0,
-        }
-    }
-}
-
-/// Makes the frames of one leader, with true witnesses.
-struct Writer {
-    claim: Frame,
-    n: u64,
-    prev: Offset,
-    prev_n: u64,
-}
-
-impl Writer {
-    fn frame(&mut self, kind: FrameKind, payload: impl Into<Bytes>) -> Frame {
-        self.n += 1;
-        Frame {
-            kind,
-            n: self.n,
-            prev: self.prev,
-            prev_n: self.prev_n,
-            payload: payload.into(),
-            ..self.claim.clone()
-        }
-    }
-
-    fn rows(&mut self, payload: impl Into<Bytes>) -> Frame {
-        self.frame(FrameKind::Rows, payload)
-    }
-
-    /// The writer has read all up to the offset of its frame n, that frame included.
-    fn accounted(&mut self, offset: Offset, n: u64) {
-        self.prev = offset + 1;
-        self.prev_n = n;
-    }
-
-    /// Claims the region and accounts the Claim.
-    async fn take_over(&mut self, region: &Arc<dyn Region>) -> Result<Offset, Stop> {
-        let at = at(region.append(self.claim.clone())).await?;
-        self.accounted(at, 0);
-        Ok(at)
-    }
-
-    /// Appends rows and accounts them.
-    async fn send(
-        &mut self,
-        region: &Arc<dyn Region>,
-        payload: impl Into<Bytes>,
-    ) -> Result<(Offset, Frame), Stop> {
-        let frame = self.rows(payload);
-        let at = at(region.append(frame.clone())).await?;
-        self.accounted(at, frame.n);
-        Ok((at, frame))
-    }
-}
-
-/// The place of an append that must succeed.
-async fn at(appending: Appending) -> Result<Offset, Stop> {
-    match appending.await? {
-        Placed::At(offset) => Ok(offset),
-        Placed::Somewhere => Err(Stop::failed("an append without trouble said Somewhere")),
-    }
-}
-
-/// Every frame from `from` to the end as it is now.
-async fn read_all(region: &Arc<dyn Region>, from: Offset) -> Result<Vec<(Offset, Frame)>, Stop> {
-    let end = region.end().await?.offset;
-    let mut frames = Vec::new();
-    let mut next = from;
-    while next < end {
-        let chunk = region.read(next, 1 << 20, Duration::ZERO).await?;
-        let inside = chunk
-            .frames
-            .iter()
-            .all(|(offset, _)| (next..chunk.next).contains(offset));
-        ensure(inside, || format!("a read from {next} left its range"))?;
-        ensure(chunk.next > next, || {
-            format!("a read from {next} below the end {end} found nothing")
-        })?;
-        next = chunk.next;
-        frames.extend(chunk.frames);
-    }
-    let rising = frames.windows(2).all(|pair| pair[0].0 < pair[1].0);
-    ensure(rising, || "offsets of a read do not rise".to_owned())?;
-    Ok(frames)
-}
-
-fn ensure(held: bool, what: impl FnOnce() -> String) -> Done {
-    match held {
-        true => Ok(()),
-        false => Err(Stop::Failed(what())),
-    }
-}
-
-/// Both lists hold the same frames at the same places; says where they part.
-fn ensure_same(seen: &[(Offset, Frame)], sent: &[(Offset, Frame)]) -> Done {
-    let parted = seen.iter().zip(sent).find(|(seen, sent)| seen != sent);
-    if let Some(((at, seen), (sent_at, sent))) = parted {
-        return Err(Stop::failed(format!(
-            "at {at} there is number {} of {}, where at {sent_at} number {} of {} was expected",
-            seen.n, seen.writer, sent.n, sent.writer
-        )));
-    }
-    ensure(seen.len() == sent.len(), || {
-        format!("{} frames where {} were expected", seen.len(), sent.len())
-    })
-}
-
-/// The middle of several measurements, so that one hiccup of the machine decides nothing.
-fn median(mut measured: Vec<Duration>) -> Duration {
-    measured.sort_unstable();
-    measured
-        .get(measured.len() / 2)
-        .copied()
-        .unwrap_or_default()
 }

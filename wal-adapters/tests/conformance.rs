@@ -6,7 +6,7 @@
 use std::process::ExitCode;
 
 use auxo_wal_adapters::conformance::subjects::{Local, Memory};
-use auxo_wal_adapters::conformance::{self, Adapter, Scale, Verdict, child};
+use auxo_wal_adapters::conformance::{self, Adapter, Ended, Scale, child};
 
 #[tokio::main]
 async fn main() -> std::io::Result<ExitCode> {
@@ -45,10 +45,10 @@ async fn run(adapter: &dyn Adapter, filter: Option<&str>) -> usize {
     for outcome in &outcomes {
         println!("{name} {outcome}");
     }
-    let count = |is: fn(&Verdict) -> bool| outcomes.iter().filter(|one| is(&one.verdict)).count();
-    let passed = count(|verdict| *verdict == Verdict::Passed);
-    let not_applicable = count(|verdict| matches!(verdict, Verdict::NotApplicable(_)));
-    let failed = count(|verdict| matches!(verdict, Verdict::Failed(_)));
+    let count = |is: fn(&Ended) -> bool| outcomes.iter().filter(|one| is(&one.ended)).count();
+    let passed = count(|ended| *ended == Ended::Passed);
+    let not_applicable = count(|ended| matches!(ended, Ended::NotApplicable(_)));
+    let failed = count(|ended| matches!(ended, Ended::Failed(_)));
     println!("{name}: {passed} passed, {not_applicable} not applicable, {failed} failed");
     failed
 }

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use futures::future::join_all;
 
-use super::{Done, Ground, Stop, Trouble, at, ensure, ensure_same, read_all};
+use super::ground::{Ground, at, ensure, ensure_same, read_all};
+use super::{Done, Stop, Trouble};
 use crate::memory::MemoryWal;
 use crate::{Acceptance, Cur, Frame, FrameKind, Offset, Placed, Region, Verdict, Wal};
 

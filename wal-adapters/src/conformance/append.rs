@@ -10,9 +10,8 @@ use bytes::Bytes;
 use futures::future::join_all;
 use tokio::time::Instant;
 
-use super::{
-    Done, Ground, Stop, Trouble, Writer, at, child, ensure, ensure_same, median, read_all,
-};
+use super::ground::{Ground, Writer, at, ensure, ensure_same, median, read_all};
+use super::{Done, Stop, Trouble, child};
 use crate::frame::PAYLOAD_BYTES_MAX;
 use crate::{AppendError, Frame, FrameKind, Offset, Placed, Region, RegionId, WalError};
 

@@ -10,7 +10,8 @@ use std::process::Stdio;
 
 use bytes::Bytes;
 
-use super::{Done, Ground, Stop, at, ensure, read_all};
+use super::ground::{Ground, at, ensure, read_all};
+use super::{Done, Stop};
 use crate::local::{Disk, LocalSettings, LocalWal};
 use crate::{Frame, FrameKind, Offset, RegionId, Wal};
 

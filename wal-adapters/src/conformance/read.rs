@@ -6,7 +6,8 @@ use std::time::Duration;
 use futures::future::join;
 use tokio::time::Instant;
 
-use super::{Done, Ground, Stop, Trouble, at, ensure, ensure_same, median, read_all};
+use super::ground::{Ground, at, ensure, ensure_same, median, read_all};
+use super::{Done, Stop, Trouble};
 use crate::{AppendError, Chunk, Frame, Offset, Region, RegionId, WalError};
 
 /// Slack for a loaded machine on top of a stated wait.

@@ -6,7 +6,8 @@ use std::time::Duration;
 use futures::future::try_join_all;
 use tokio::time::Instant;
 
-use super::{Done, Ground, Stop, Trouble, append, at, ensure, read_all};
+use super::ground::{Ground, at, ensure, read_all};
+use super::{Done, Stop, Trouble, append};
 use crate::{AppendError, Region, RegionId, WalError};
 
 pub(super) async fn idempotent(ground: &Ground) -> Done {

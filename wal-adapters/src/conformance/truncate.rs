@@ -6,7 +6,8 @@ use std::time::Duration;
 use futures::future::try_join_all;
 use parking_lot::Mutex;
 
-use super::{Done, Ground, Stop, at, ensure, ensure_same, read_all};
+use super::ground::{Ground, at, ensure, ensure_same, read_all};
+use super::{Done, Stop};
 use crate::{Frame, Offset, Region, WalError};
 
 async fn start_of(region: &Arc<dyn Region>) -> Result<Offset, Stop> {
