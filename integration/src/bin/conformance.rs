@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use auxo_wal_adapters::conformance::subjects::{Local, Memory};
-use auxo_wal_adapters::conformance::{self, Adapter, Scale, Verdict, child};
+use auxo_wal_adapters::conformance::{self, Adapter, Ended, Scale, child};
 use clap::Parser;
 use integration::disk;
 
@@ -68,10 +68,10 @@ async fn main() -> Result<ExitCode> {
         for outcome in &outcomes {
             println!("{name} {outcome}");
         }
-        let count = |is: fn(&Verdict) -> bool| outcomes.iter().filter(|o| is(&o.verdict)).count();
-        let passed = count(|verdict| *verdict == Verdict::Passed);
-        let not_applicable = count(|verdict| matches!(verdict, Verdict::NotApplicable(_)));
-        let failed = count(|verdict| matches!(verdict, Verdict::Failed(_)));
+        let count = |is: fn(&Ended) -> bool| outcomes.iter().filter(|o| is(&o.ended)).count();
+        let passed = count(|ended| *ended == Ended::Passed);
+        let not_applicable = count(|ended| matches!(ended, Ended::NotApplicable(_)));
+        let failed = count(|ended| matches!(ended, Ended::Failed(_)));
         failures += failed;
         summaries.push(format!(
             "{name} {passed} passed, {not_applicable} not applicable, {failed} failed"
