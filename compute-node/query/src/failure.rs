@@ -49,7 +49,12 @@ pub(crate) fn quoted_if_needed(name: &str) -> String {
 
 /// A failure of parsing or planning `text`, with its place.
 pub(crate) fn of_plan(error: &DataFusionError, text: &str) -> Failure {
-    let (failure, named) = of_error(error);
+    let (mut failure, named) = of_error(error);
+    if failure.code == ErrorCode::Internal {
+        // What DataFusion's planner calls a bug of its own is mostly a statement it cannot type.
+        tracing::warn!(%error, "statement cannot be planned");
+        failure.code = ErrorCode::Plan;
+    }
     if failure.position.is_some() {
         return failure;
     }
@@ -68,6 +73,11 @@ pub(crate) fn of_run(error: &DataFusionError) -> Failure {
             code: ErrorCode::Execution,
             ..failure
         },
+        ErrorCode::Internal => {
+            tracing::error!(%error, "statement failed inside the query engine");
+            let detail = "the query engine failed; the log of the node says why";
+            Failure::new(ErrorCode::Internal, detail)
+        }
         _ => failure,
     }
 }
@@ -254,11 +264,11 @@ fn of_error(error: &DataFusionError) -> (Failure, Option<String>) {
 }
 
 fn internal(error: &DataFusionError) -> Failure {
-    tracing::error!(%error, "statement failed inside the query engine");
-    Failure::new(
-        ErrorCode::Internal,
-        "the query engine failed; the log of the node says why",
-    )
+    let text = match error {
+        DataFusionError::Internal(text) => text.clone(),
+        error => error.to_string(),
+    };
+    Failure::new(ErrorCode::Internal, readable(&text))
 }
 
 fn of_parser_text(error: &ParserError) -> Failure {

@@ -82,6 +82,13 @@ impl Snapshots {
     ) -> Self {
         Self(Arc::new(take))
     }
+
+    /// Takes a snapshot of a tablet.
+    ///
+    /// * errors: whatever keeps the tablet from being read.
+    pub async fn take(&self, tablet: TabletId) -> Result<Snapshot, Failure> {
+        (self.0)(tablet).await
+    }
 }
 
 /// The snapshots one statement has taken: the second scan of a tablet sees what the first saw.
@@ -104,7 +111,7 @@ impl Pinned {
         if let Some(snapshot) = taken.get(&tablet) {
             return Ok(snapshot.clone());
         }
-        let snapshot = (self.snapshots.0)(tablet).await?;
+        let snapshot = self.snapshots.take(tablet).await?;
         taken.insert(tablet, snapshot.clone());
         Ok(snapshot)
     }

@@ -34,8 +34,8 @@ use crate::insert::Insert;
 use crate::names::Names;
 use crate::params::Params;
 use crate::run::QueryPlan;
-use crate::session::{PARSER_DEPTH_MAX, Query};
-use crate::tokens::{self, Cursor};
+use crate::session::Query;
+use crate::tokens::{self, Cursor, Words};
 use crate::{ddl, semantics, show};
 
 /// A statement that was understood.
@@ -77,8 +77,22 @@ impl Query {
         text: &str,
         params: &Params,
     ) -> Result<Statement, Failure> {
-        let mut tokens = tokens::read(text)?;
+        let Words { mut tokens, depth } = tokens::read(text)?;
         let values = params.bind(&mut tokens, text)?;
+        match depth {
+            0..=DEPTH_USUAL => self.understand(scope, text, tokens, values, CALLS_USUAL),
+            _ => on_large_stack(|| self.understand(scope, text, tokens, values, CALLS_DEEP)),
+        }
+    }
+
+    fn understand(
+        &self,
+        scope: Scope<'_>,
+        text: &str,
+        tokens: Vec<TokenWithSpan>,
+        values: Option<ParamValues>,
+        parser_calls: usize,
+    ) -> Result<Statement, Failure> {
         let state = self.state_now();
         let names = Names {
             state: &state,
@@ -101,7 +115,7 @@ impl Query {
             }
         }
         check_verb(&mut cursor)?;
-        let parsed = parse(tokens).map_err(of_plan)?;
+        let parsed = parse(tokens, parser_calls).map_err(of_plan)?;
         check_kind(&parsed).map_err(of_plan)?;
         plan(&names, parsed, values).map_err(of_plan)
     }
@@ -204,10 +218,33 @@ fn check_verb(cursor: &mut Cursor<'_>) -> Result<(), Failure> {
     )
 }
 
-fn parse(tokens: Vec<TokenWithSpan>) -> Result<Parsed> {
+/// Levels of nesting that are read and planned on the caller's stack.
+const DEPTH_USUAL: usize = 10;
+/// Calls of itself that the parser may make there.
+const CALLS_USUAL: usize = 50;
+/// Calls of itself that it may make on a larger stack; a parenthesis needs several.
+const CALLS_DEEP: usize = 300;
+/// Bytes of the stack that deeper statements get; parser and planner call themselves for each level,
+/// several times, with much in each frame.
+const LARGE_STACK_BYTES: usize = 64 << 20;
+
+fn on_large_stack<T: Send>(run: impl FnOnce() -> Result<T, Failure> + Send) -> Result<T, Failure> {
+    let internal = |what: &str| Failure::new(ErrorCode::Internal, what);
+    std::thread::scope(|scope| {
+        std::thread::Builder::new()
+            .name("deep-statement".into())
+            .stack_size(LARGE_STACK_BYTES)
+            .spawn_scoped(scope, run)
+            .map_err(|_| internal("no thread for a deep statement"))?
+            .join()
+            .map_err(|_| internal("a deep statement could not be understood"))?
+    })
+}
+
+fn parse(tokens: Vec<TokenWithSpan>, calls: usize) -> Result<Parsed> {
     let mut parser = DFParserBuilder::new(tokens)
         .with_dialect(&GenericDialect {})
-        .with_recursion_limit(PARSER_DEPTH_MAX)
+        .with_recursion_limit(calls)
         .build()?;
     let mut statements = parser.parse_statements()?;
     statements

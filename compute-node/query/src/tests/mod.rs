@@ -1,6 +1,8 @@
 //! Tests through the crate's own door: text in, text out, over tables that lie in memory.
 
+mod hostile;
 mod memory_table;
+mod property;
 mod queries;
 mod texts;
 
@@ -106,18 +108,8 @@ impl Bench {
         self.run(plan).await?.batches.try_collect().await
     }
 
-    /// The answer as an aligned table, or the failure with its place.
-    pub(crate) async fn text(&self, text: &str) -> String {
-        let batches = match self.start(text).await {
-            Ok(answer) => answer.batches.try_collect::<Vec<_>>().await,
-            Err(failure) => Err(failure),
-        };
-        match batches {
-            Ok(batches) => arrow::util::pretty::pretty_format_batches(&batches)
-                .unwrap()
-                .to_string(),
-            Err(failure) => show(&failure),
-        }
+    pub(crate) async fn rows(&self, text: &str) -> Result<Vec<RecordBatch>, Failure> {
+        self.start(text).await?.batches.try_collect().await
     }
 }
 

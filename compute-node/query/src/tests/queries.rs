@@ -1,1 +1,278 @@
-//! What a running query promises: limits, memory, cancellation.
+//! What a running query promises: limits, memory, cancellation, one moment per tablet.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use arrow::array::{ArrayRef, Int64Array, StringArray};
+use auxo_proto::error::{ErrorCode, Failure};
+use auxo_proto::schema::{ColumnKind, ColumnType};
+use futures::{FutureExt, StreamExt, TryStreamExt};
+use tokio::time::Instant;
+
+use super::memory_table::{MemoryTable, NS, Tables, column};
+use super::{Bench, DAY, limits, sample};
+use crate::source::{Snapshot, Snapshots};
+use crate::{Limits, QueryConfig, Statement};
+
+/// A table of many rows whose text is all different.
+fn large(rows: i64) -> MemoryTable {
+    let columns = vec![
+        column(1, "host", ColumnKind::Tag, ColumnType::String),
+        column(2, "ts", ColumnKind::Time, NS),
+        column(3, "n", ColumnKind::Field, ColumnType::Int64),
+        column(4, "note", ColumnKind::Field, ColumnType::String),
+    ];
+    let keys: Vec<_> = (0..rows)
+        .map(|row| (vec![Some(format!("h{}", row % 10))], DAY + row * 10_000_000))
+        .collect();
+    let fields: [ArrayRef; 2] = [
+        Arc::new(
+            (0..rows)
+                .map(|row| row * 7_919 % rows)
+                .collect::<Int64Array>(),
+        ),
+        Arc::new(
+            (0..rows)
+                .map(|row| Some(format!("{row:060}")))
+                .collect::<StringArray>(),
+        ),
+    ];
+    MemoryTable::new(1, "large", columns, 1, &keys, &fields).cut(4_096, false)
+}
+
+const SORT: &str = "SELECT note, n FROM large ORDER BY note DESC";
+
+fn config(statement: usize, spill: bool, dir: &std::path::Path) -> QueryConfig {
+    QueryConfig {
+        memory_bytes: 64 << 20,
+        statement_memory_bytes: statement,
+        spill_dir: spill.then(|| dir.join("spill")),
+        ..QueryConfig::default()
+    }
+}
+
+#[tokio::test]
+async fn a_sort_above_its_memory_spills_and_is_right() {
+    let dir = tempfile::tempdir().unwrap();
+    let bench = Bench::with_config(
+        Tables::new(vec![large(100_000)]),
+        &config(6 << 20, true, dir.path()),
+    );
+    let answer = bench.start(SORT).await.unwrap();
+    let stats = Arc::clone(&answer.stats);
+    let batches: Vec<_> = answer.batches.try_collect().await.unwrap();
+    let rows: usize = batches.iter().map(|batch| batch.num_rows()).sum();
+    assert_eq!(rows, 100_000);
+    let first = batches[0].column(0).clone();
+    let first = arrow::util::display::array_value_to_string(&first, 0).unwrap();
+    assert_eq!(first, format!("{:060}", 99_999));
+    assert!(
+        stats.memory_peak_bytes() <= 6 << 20,
+        "{}",
+        stats.memory_peak_bytes()
+    );
+    assert_eq!(bench.query.memory_used(), 0);
+}
+
+#[tokio::test]
+async fn a_sort_that_cannot_spill_is_refused_by_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let bench = Bench::with_config(
+        Tables::new(vec![large(100_000)]),
+        &config(6 << 20, false, dir.path()),
+    );
+    let failure = bench.rows(SORT).await.unwrap_err();
+    assert_eq!(failure.code, ErrorCode::QueryLimit, "{failure}");
+    assert!(failure.detail.contains("query_memory"), "{failure}");
+    assert!(failure.detail.contains(&(6 << 20).to_string()), "{failure}");
+    assert_eq!(bench.query.memory_used(), 0);
+    assert!(bench.rows("SELECT 1").await.is_ok());
+}
+
+#[tokio::test]
+async fn joins_do_not_outgrow_the_node() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = QueryConfig {
+        memory_bytes: 4 << 20,
+        ..config(64 << 20, true, dir.path())
+    };
+    let bench = Bench::with_config(Tables::new(vec![large(100_000)]), &config);
+    let failure = bench
+        .rows("SELECT count(*) FROM large a JOIN large b ON a.note = b.note")
+        .await
+        .unwrap_err();
+    assert_eq!(failure.code, ErrorCode::MemoryFull, "{failure}");
+    assert!(failure.retryable());
+    assert_eq!(bench.query.memory_used(), 0);
+}
+
+#[tokio::test]
+async fn answers_end_at_their_limits_and_say_so() {
+    let bench = Bench::new(Tables::new(vec![sample()]));
+    for (limit, rows, truncated) in [
+        (0, 0, true),
+        (7, 7, true),
+        (360, 360, false),
+        (1_000, 360, false),
+    ] {
+        let Statement::Query(plan) = bench.prepare("SELECT * FROM cpu").unwrap() else {
+            panic!("a query");
+        };
+        let limits = Limits {
+            rows: limit,
+            ..limits()
+        };
+        let answer = bench
+            .query
+            .execute(*plan, bench.tables.snapshots(), limits)
+            .await
+            .unwrap();
+        let stats = Arc::clone(&answer.stats);
+        let batches: Vec<_> = answer.batches.try_collect().await.unwrap();
+        let found: usize = batches.iter().map(|batch| batch.num_rows()).sum();
+        assert_eq!(
+            (found, stats.truncated()),
+            (rows, truncated),
+            "limit {limit}"
+        );
+        assert_eq!(stats.rows(), rows as u64);
+    }
+    let Statement::Query(plan) = bench.prepare("SELECT * FROM cpu").unwrap() else {
+        panic!("a query");
+    };
+    let limits = Limits {
+        bytes: 10_000,
+        ..limits()
+    };
+    let answer = bench
+        .query
+        .execute(*plan, bench.tables.snapshots(), limits)
+        .await
+        .unwrap();
+    let stats = Arc::clone(&answer.stats);
+    let batches: Vec<_> = answer.batches.try_collect().await.unwrap();
+    let found: usize = batches.iter().map(|batch| batch.num_rows()).sum();
+    assert!(stats.truncated() && found > 0 && found < 360, "{found}");
+}
+
+/// Snapshots whose streams never yield, counting the streams that are open.
+fn endless(open: &Arc<AtomicUsize>, tables: &Tables) -> Snapshots {
+    struct Counted(Arc<AtomicUsize>);
+    impl Drop for Counted {
+        fn drop(&mut self) {
+            self.0.fetch_sub(1, Ordering::SeqCst);
+        }
+    }
+    let (open, inner) = (Arc::clone(open), tables.snapshots());
+    Snapshots::from_fn(move |tablet| {
+        let (open, inner) = (Arc::clone(&open), inner.clone());
+        async move {
+            let snapshot = inner.take(tablet).await?;
+            Ok(Snapshot::from_fn(move |spec| {
+                let mut found = snapshot.find(spec);
+                for stack in &mut found.stacks {
+                    let open = Arc::clone(&open);
+                    stack.open = Arc::new(move |_| {
+                        open.fetch_add(1, Ordering::SeqCst);
+                        let counted = Counted(Arc::clone(&open));
+                        let never = async move {
+                            let _counted = counted;
+                            std::future::pending().await
+                        };
+                        futures::stream::once(never).boxed()
+                    });
+                }
+                found
+            }))
+        }
+        .boxed()
+    })
+}
+
+#[tokio::test]
+async fn a_deadline_ends_a_query_and_dropping_it_ends_its_scans() {
+    let bench = Bench::new(Tables::new(vec![sample()]));
+    let open = Arc::new(AtomicUsize::new(0));
+    let plan = || match bench
+        .prepare("SELECT host, max(usage) FROM cpu GROUP BY host")
+        .unwrap()
+    {
+        Statement::Query(plan) => *plan,
+        _ => panic!("a query"),
+    };
+    let soon = Limits {
+        deadline: Instant::now() + Duration::from_millis(50),
+        ..limits()
+    };
+    let answer = bench
+        .query
+        .execute(plan(), endless(&open, &bench.tables), soon)
+        .await
+        .unwrap();
+    let ended: Result<Vec<_>, Failure> = answer.batches.try_collect().await;
+    assert_eq!(ended.unwrap_err().code, ErrorCode::Timeout);
+    assert_eq!(open.load(Ordering::SeqCst), 0);
+
+    let mut answer = bench
+        .query
+        .execute(plan(), endless(&open, &bench.tables), limits())
+        .await
+        .unwrap();
+    assert!(answer.batches.next().now_or_never().is_none());
+    assert!(open.load(Ordering::SeqCst) > 0);
+    drop(answer);
+    assert_eq!(open.load(Ordering::SeqCst), 0);
+}
+
+#[tokio::test]
+async fn a_tablet_that_cannot_be_read_fails_the_query_with_its_reason() {
+    let bench = Bench::new(Tables::new(vec![sample()]));
+    let away = Snapshots::from_fn(|tablet| {
+        let failure = Failure::new(
+            ErrorCode::NoLeader,
+            format!("tablet {tablet} has no leader"),
+        );
+        async move { Err(failure) }.boxed()
+    });
+    let Statement::Query(plan) = bench.prepare("SELECT * FROM cpu").unwrap() else {
+        panic!("a query");
+    };
+    let failure = bench
+        .query
+        .execute(*plan, away, limits())
+        .await
+        .err()
+        .unwrap();
+    assert_eq!(failure.code, ErrorCode::NoLeader);
+    assert!(failure.retryable());
+}
+
+#[tokio::test]
+async fn a_statement_takes_one_snapshot_of_each_tablet() {
+    let bench = Bench::new(Tables::new(vec![sample()]));
+    let taken = Arc::new(AtomicUsize::new(0));
+    let (counted, inner) = (Arc::clone(&taken), bench.tables.snapshots());
+    let snapshots = Snapshots::from_fn(move |tablet| {
+        counted.fetch_add(1, Ordering::SeqCst);
+        let inner = inner.clone();
+        async move { inner.take(tablet).await }.boxed()
+    });
+    let sql =
+        "SELECT count(*) FROM cpu a JOIN cpu b ON a.ts = b.ts WHERE a.n > (SELECT min(n) FROM cpu)";
+    let Statement::Query(plan) = bench.prepare(sql).unwrap() else {
+        panic!("a query");
+    };
+    let answer = bench
+        .query
+        .execute(*plan, snapshots, limits())
+        .await
+        .unwrap();
+    let batches: Vec<_> = answer.batches.try_collect().await.unwrap();
+    assert_eq!(batches.len(), 1);
+    assert_eq!(
+        taken.load(Ordering::SeqCst),
+        4,
+        "one for each of the four tablets"
+    );
+}

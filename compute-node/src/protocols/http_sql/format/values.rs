@@ -33,7 +33,7 @@ pub enum TimeFormat {
 }
 
 /// How values are written.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ValueOptions {
     /// How timestamps are written.
     pub time_format: TimeFormat,
