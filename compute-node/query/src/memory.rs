@@ -75,6 +75,11 @@ impl StatementPool {
         }
     }
 
+    /// Bytes that the statement may hold.
+    pub(crate) fn limit(&self) -> usize {
+        self.limit
+    }
+
     /// Most bytes the statement has held at once.
     pub(crate) fn peak(&self) -> usize {
         self.peak.load(Ordering::Relaxed)
@@ -141,10 +146,12 @@ impl MemoryPool for StatementPool {
             }
             Err(_) => {
                 self.node.give(additional);
+                let consumers = self.own.report_top(CONSUMERS_NAMED.get());
+                let consumers: Vec<&str> = consumers.split_whitespace().collect();
                 Err(DataFusionError::ResourcesExhausted(format!(
-                    "query_memory: statement needs more than its {} bytes; {}",
+                    "statement needs more than its {} bytes of limit query_memory: {}",
                     self.limit,
-                    self.own.report_top(CONSUMERS_NAMED.get())
+                    consumers.join(" ").trim_end_matches(','),
                 )))
             }
         }

@@ -16,6 +16,7 @@ use auxo_sst::batch::FieldSet;
 use datafusion::catalog::default_table_source::source_as_provider;
 use datafusion::common::Result;
 use datafusion::common::tree_node::TreeNodeRecursion;
+use datafusion::error::DataFusionError;
 use datafusion::execution::TaskContext;
 use datafusion::execution::context::SessionState;
 use datafusion::execution::runtime_env::RuntimeEnv;
@@ -70,6 +71,16 @@ pub struct QueryStats {
 }
 
 impl QueryStats {
+    /// What a caller is told of an error of the running plan.
+    fn failure(&self, error: &DataFusionError) -> Failure {
+        let mut failure = failure::of_run(error);
+        let limit = self.pool.limit();
+        if failure.code == ErrorCode::QueryLimit && !failure.detail.contains("limit") {
+            failure.detail = format!("{} (limit query_memory, {limit} bytes)", failure.detail);
+        }
+        failure
+    }
+
     /// Rows that scans handed to the plan.
     pub fn rows_scanned(&self) -> u64 {
         self.scanned.rows.load(Ordering::Relaxed)
@@ -172,7 +183,7 @@ impl Query {
         };
         let batches =
             match timeout_at(limits.deadline, AssertUnwindSafe(start).catch_unwind()).await {
-                Ok(Ok(started)) => started.map_err(|error| failure::of_run(&error))?,
+                Ok(Ok(started)) => started.map_err(|error| stats.failure(&error))?,
                 Ok(Err(_)) => return Err(panicked()),
                 Err(_) => return Err(too_late()),
             };
@@ -261,7 +272,7 @@ impl Running {
         let next = AssertUnwindSafe(self.batches.next()).catch_unwind();
         let failure = match timeout_at(self.limits.deadline, next).await {
             Ok(Ok(Some(Ok(batch)))) => return self.within(batch).map(Ok),
-            Ok(Ok(Some(Err(error)))) => failure::of_run(&error),
+            Ok(Ok(Some(Err(error)))) => self.stats.failure(&error),
             Ok(Ok(None)) => {
                 self.over = true;
                 return None;

@@ -137,6 +137,9 @@ fn state(config: &QueryConfig, runtime: Arc<RuntimeEnv>) -> SessionState {
     let options = session.options_mut();
     options.execution.enable_recursive_ctes = false;
     options.execution.sort_pushdown_buffer_capacity = 64 << 20;
+    // A sort sets this aside for merging what it has spilt, in each of its streams.
+    let share = config.statement_memory() / (4 * config.partitions.max(1));
+    options.execution.sort_spill_reservation_bytes = share.min(10 << 20);
     options.optimizer.enable_window_topn = true;
     options.sql_parser.collect_spans = true;
     options.explain.show_sizes = false;

@@ -26,7 +26,6 @@ use datafusion::logical_expr::{Expr, LogicalPlan, WriteOp};
 use datafusion::sql::parser::{DFParserBuilder, Statement as Parsed};
 use datafusion::sql::sqlparser::ast;
 use datafusion::sql::sqlparser::dialect::GenericDialect;
-use datafusion::sql::sqlparser::parser::ParserError;
 use datafusion::sql::sqlparser::tokenizer::TokenWithSpan;
 
 use crate::delete::{self, Delete};
@@ -36,7 +35,7 @@ use crate::names::Names;
 use crate::params::Params;
 use crate::run::QueryPlan;
 use crate::session::Query;
-use crate::tokens::{self, Cursor};
+use crate::tokens::{self, Cursor, Words};
 use crate::{ddl, semantics, show};
 
 /// A statement that was understood.
@@ -78,8 +77,22 @@ impl Query {
         text: &str,
         params: &Params,
     ) -> Result<Statement, Failure> {
-        let mut tokens = tokens::read(text)?;
+        let Words { mut tokens, depth } = tokens::read(text)?;
         let values = params.bind(&mut tokens, text)?;
+        match depth {
+            0..=DEPTH_USUAL => self.understand(scope, text, tokens, values, CALLS_USUAL),
+            _ => on_large_stack(|| self.understand(scope, text, tokens, values, CALLS_DEEP)),
+        }
+    }
+
+    fn understand(
+        &self,
+        scope: Scope<'_>,
+        text: &str,
+        tokens: Vec<TokenWithSpan>,
+        values: Option<ParamValues>,
+        parser_calls: usize,
+    ) -> Result<Statement, Failure> {
         let state = self.state_now();
         let names = Names {
             state: &state,
@@ -102,7 +115,7 @@ impl Query {
             }
         }
         check_verb(&mut cursor)?;
-        let parsed = parse(tokens).map_err(of_plan)?;
+        let parsed = parse(tokens, parser_calls).map_err(of_plan)?;
         check_kind(&parsed).map_err(of_plan)?;
         plan(&names, parsed, values).map_err(of_plan)
     }
@@ -205,32 +218,30 @@ fn check_verb(cursor: &mut Cursor<'_>) -> Result<(), Failure> {
     )
 }
 
-/// Calls that the parser may go down on an ordinary stack.
-const PARSER_CALLS: usize = 50;
-/// Calls that it may go down on a stack of its own: fifty levels of parentheses in FROM need that.
-const PARSER_CALLS_DEEP: usize = 300;
-/// Bytes of that stack.
-const PARSER_STACK_BYTES: usize = 64 << 20;
+/// Levels of nesting that are read and planned on the caller's stack.
+const DEPTH_USUAL: usize = 10;
+/// Calls of itself that the parser may make there.
+const CALLS_USUAL: usize = 50;
+/// Calls of itself that it may make on a larger stack; a parenthesis needs several.
+const CALLS_DEEP: usize = 300;
+/// Bytes of the stack that deeper statements get; parser and planner call themselves for each level,
+/// several times, with much in each frame.
+const LARGE_STACK_BYTES: usize = 64 << 20;
 
-/// Parses on the caller's stack, and deeply nested statements, which are rare, on a larger one.
-fn parse(tokens: Vec<TokenWithSpan>) -> Result<Parsed> {
-    match parse_to(tokens.clone(), PARSER_CALLS) {
-        Err(DataFusionError::SQL(error, _)) if *error == ParserError::RecursionLimitExceeded => {}
-        parsed => return parsed,
-    }
-    let internal = |what: &str| DataFusionError::Internal(what.into());
+fn on_large_stack<T: Send>(run: impl FnOnce() -> Result<T, Failure> + Send) -> Result<T, Failure> {
+    let internal = |what: &str| Failure::new(ErrorCode::Internal, what);
     std::thread::scope(|scope| {
         std::thread::Builder::new()
-            .name("deep-parser".into())
-            .stack_size(PARSER_STACK_BYTES)
-            .spawn_scoped(scope, || parse_to(tokens, PARSER_CALLS_DEEP))
+            .name("deep-statement".into())
+            .stack_size(LARGE_STACK_BYTES)
+            .spawn_scoped(scope, run)
             .map_err(|_| internal("no thread for a deep statement"))?
             .join()
-            .map_err(|_| internal("the parser panicked"))?
+            .map_err(|_| internal("a deep statement could not be understood"))?
     })
 }
 
-fn parse_to(tokens: Vec<TokenWithSpan>, calls: usize) -> Result<Parsed> {
+fn parse(tokens: Vec<TokenWithSpan>, calls: usize) -> Result<Parsed> {
     let mut parser = DFParserBuilder::new(tokens)
         .with_dialect(&GenericDialect {})
         .with_recursion_limit(calls)

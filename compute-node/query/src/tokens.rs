@@ -16,11 +16,21 @@ const TOKENS_MAX: usize = 50_000;
 /// Parentheses that may stand directly inside another one in FROM, all those around a place counted:
 /// the parser tries each of them as a query and as a join, so each doubles its work.
 const DOUBLED_MAX: usize = 6;
+/// Calls of [`SPECIAL`] functions that may stand inside each other: the parser tries each in two ways.
+const SPECIAL_MAX: usize = 8;
+/// Subqueries in expressions that may stand inside each other: each doubles the planner's work.
+const SUBQUERIES_MAX: usize = 6;
+/// Keywords, or signs, that may follow each other; the parser calls itself for each of some of them.
+const ROW_MAX: usize = 32;
+/// `ARRAY<` and its like in one statement.
+const ANGLES_MAX: usize = 16;
 /// Operators in one expression on one level.
 const CHAIN_MAX: usize = 2_000;
 /// UNION, EXCEPT and INTERSECT on one level.
 const SET_OPERATORS_MAX: usize = 256;
 const IN_LIST_MAX: usize = 10_000;
+/// Expressions that SELECT, GROUP BY or ORDER BY may list.
+const LISTED_MAX: usize = 1_000;
 const JOINS_MAX: usize = 32;
 
 /// Where a token begins in the text.
@@ -33,10 +43,17 @@ pub(crate) fn position(text: &str, location: Location) -> Position {
     }
 }
 
-/// The words of one statement without blanks, comments and the closing semicolon.
+/// One statement's words, without blanks, comments and the closing semicolon.
+pub(crate) struct Words {
+    pub(crate) tokens: Vec<TokenWithSpan>,
+    /// Levels of parentheses, brackets and CASEs.
+    pub(crate) depth: usize,
+}
+
+/// Reads the words of one statement.
 ///
 /// * errors: the text is above a limit, cannot be read, or holds no or several statements.
-pub(crate) fn read(text: &str) -> Result<Vec<TokenWithSpan>, Failure> {
+pub(crate) fn read(text: &str) -> Result<Words, Failure> {
     if text.len() > TEXT_BYTES_MAX {
         let detail = format!(
             "statement has {} bytes, the limit is {TEXT_BYTES_MAX}",
@@ -73,8 +90,8 @@ pub(crate) fn read(text: &str) -> Result<Vec<TokenWithSpan>, Failure> {
             .at(position(text, place))
             .hint("send several statements to /v1/sql/batch"));
     }
-    check(&tokens, text)?;
-    Ok(tokens)
+    let depth = check(&tokens, text)?;
+    Ok(Words { tokens, depth })
 }
 
 /// What is counted while one parenthesis is open.
@@ -84,13 +101,64 @@ struct Level {
     chain: usize,
     set_operators: usize,
     in_list: bool,
+    /// The clause it is in, outside of other levels, and the commas in it.
+    clause: Option<Keyword>,
     items: usize,
     /// Whether what stands in it, outside of other levels, is what FROM lists.
     in_from: bool,
-    /// Doubled parentheses in FROM around it.
+    /// Doubled parentheses in FROM, it and those around it.
     doubled: usize,
-    /// Behind its own FROM, where a comma joins.
-    comma_joins: bool,
+    /// Calls of special functions, it and those around it.
+    special: usize,
+    /// Subqueries in expressions, it and those around it.
+    subqueries: usize,
+}
+
+/// Functions with a grammar of their own, which the parser also tries as plain functions.
+const SPECIAL: [Keyword; 12] = [
+    Keyword::ARRAY,
+    Keyword::CAST,
+    Keyword::CEIL,
+    Keyword::CONVERT,
+    Keyword::EXTRACT,
+    Keyword::FLOOR,
+    Keyword::OVERLAY,
+    Keyword::POSITION,
+    Keyword::SAFE_CAST,
+    Keyword::SUBSTR,
+    Keyword::SUBSTRING,
+    Keyword::TRY_CAST,
+];
+
+impl Level {
+    /// The level that a token opens inside this one.
+    fn opened(
+        &self,
+        closes: Token,
+        before: Option<&Token>,
+        token: &Token,
+        next: Option<&Token>,
+    ) -> Self {
+        let paren = *token == Token::LParen;
+        let word = before.and_then(keyword);
+        let in_from = self.in_from && paren;
+        let query = matches!(
+            next.and_then(keyword),
+            Some(Keyword::SELECT | Keyword::WITH | Keyword::VALUES)
+        );
+        let doubled = in_from && before == Some(&Token::LParen);
+        let special = paren && word.is_some_and(|word| SPECIAL.contains(&word));
+        let subquery = paren && query && !in_from && word != Some(Keyword::AS);
+        Self {
+            closes: Some(closes),
+            in_list: word == Some(Keyword::IN),
+            in_from,
+            doubled: self.doubled + usize::from(doubled),
+            special: self.special + usize::from(special),
+            subqueries: self.subqueries + usize::from(subquery),
+            ..Self::default()
+        }
+    }
 }
 
 fn keyword(token: &Token) -> Option<Keyword> {
@@ -100,7 +168,8 @@ fn keyword(token: &Token) -> Option<Keyword> {
     }
 }
 
-fn check(tokens: &[TokenWithSpan], text: &str) -> Result<(), Failure> {
+/// Says how many levels deep the statement goes.
+fn check(tokens: &[TokenWithSpan], text: &str) -> Result<usize, Failure> {
     let refuse = |at: usize, detail: String| {
         let place = position(text, tokens[at].span.start);
         Err(Failure::new(ErrorCode::TooComplex, detail).at(place))
@@ -113,10 +182,34 @@ fn check(tokens: &[TokenWithSpan], text: &str) -> Result<(), Failure> {
         return refuse(TOKENS_MAX, detail);
     }
     let mut levels = vec![Level::default()];
-    let mut joins = 0;
+    let (mut joins, mut deepest, mut angles) = (0, 0, 0);
+    let (mut words_in_row, mut signs_in_row) = (0, 0);
     for (at, TokenWithSpan { token, .. }) in tokens.iter().enumerate() {
         let before = at.checked_sub(1).map(|before| &tokens[before].token);
         let word = keyword(token);
+        words_in_row = match word {
+            Some(word) if word != Keyword::NoKeyword => words_in_row + 1,
+            _ => 0,
+        };
+        signs_in_row = match operator(token, None) {
+            true => signs_in_row + 1,
+            false => 0,
+        };
+        if words_in_row.max(signs_in_row) > ROW_MAX {
+            let detail = format!("more than {ROW_MAX} keywords or signs stand in a row");
+            return refuse(at, detail);
+        }
+        let typed = matches!(
+            before.and_then(keyword),
+            Some(Keyword::ARRAY | Keyword::STRUCT | Keyword::MAP)
+        );
+        angles += usize::from(typed && *token == Token::Lt);
+        if angles > ANGLES_MAX {
+            return refuse(
+                at,
+                format!("more than {ANGLES_MAX} types are made of types"),
+            );
+        }
         let opens = match (token, word) {
             (Token::LParen, _) => Some(Token::RParen),
             (Token::LBracket, _) => Some(Token::RBracket),
@@ -129,53 +222,54 @@ fn check(tokens: &[TokenWithSpan], text: &str) -> Result<(), Failure> {
                 let detail = format!("statement is nested more than {DEPTH_MAX} levels deep");
                 return refuse(at, detail);
             }
-            let outer = &levels[levels.len() - 1];
-            let in_from = outer.in_from && *token == Token::LParen;
-            let doubled = outer.doubled + usize::from(in_from && before == Some(&Token::LParen));
+            let next = tokens.get(at + 1).map(|next| &next.token);
+            let level = levels[levels.len() - 1].opened(closes, before, token, next);
+            let (doubled, special, subqueries) = (level.doubled, level.special, level.subqueries);
             if doubled > DOUBLED_MAX {
                 let detail = format!("FROM has more than {DOUBLED_MAX} doubled parentheses");
                 return refuse(at, detail);
             }
-            levels.push(Level {
-                closes: Some(closes),
-                in_list: before.and_then(keyword) == Some(Keyword::IN),
-                in_from,
-                doubled,
-                ..Level::default()
-            });
+            if special > SPECIAL_MAX {
+                let detail = format!("more than {SPECIAL_MAX} CASTs or their like are nested");
+                return refuse(at, detail);
+            }
+            if subqueries > SUBQUERIES_MAX {
+                let detail = format!("more than {SUBQUERIES_MAX} subqueries are nested");
+                return refuse(at, detail);
+            }
+            levels.push(level);
+            deepest = deepest.max(levels.len() - 1);
             continue;
         }
         let last = levels.len() - 1;
         let level = &mut levels[last];
-        match word {
-            Some(Keyword::FROM | Keyword::JOIN) => level.in_from = true,
-            Some(word) if CLAUSES.contains(&word) => level.in_from = false,
-            _ => {}
-        }
-        level.comma_joins = match word {
-            // `IS DISTINCT FROM` compares.
-            Some(Keyword::FROM) => before.and_then(keyword) != Some(Keyword::DISTINCT),
-            Some(Keyword::ON) | None => level.comma_joins,
-            Some(word) => level.comma_joins && !CLAUSES.contains(&word),
-        };
-        if level
-            .closes
-            .as_ref()
-            .is_some_and(|closes| same(closes, token))
-        {
-            levels.pop();
-            continue;
+        // `IS DISTINCT FROM` compares.
+        let compares = before.and_then(keyword) == Some(Keyword::DISTINCT);
+        let clause = word.filter(|word| CLAUSES.contains(word) && !compares);
+        if let Some(word) = clause {
+            level.in_from = matches!(word, Keyword::FROM | Keyword::JOIN);
+            level.clause = Some(word);
+            level.chain = 0;
+            level.items = 0;
         }
         match (token, word) {
             (Token::Comma, _) => {
                 level.chain = 0;
                 level.items += 1;
-                joins += usize::from(level.comma_joins);
+                joins += usize::from(level.clause == Some(Keyword::FROM));
                 if joins > JOINS_MAX {
                     return refuse(at, format!("statement has more than {JOINS_MAX} joins"));
                 }
+                let listing = matches!(
+                    level.clause,
+                    Some(Keyword::SELECT | Keyword::GROUP | Keyword::ORDER)
+                );
                 if level.in_list && level.items >= IN_LIST_MAX {
                     return refuse(at, format!("IN list has more than {IN_LIST_MAX} values"));
+                }
+                if listing && level.items >= LISTED_MAX {
+                    let detail = format!("more than {LISTED_MAX} expressions are listed");
+                    return refuse(at, detail);
                 }
             }
             (_, Some(Keyword::UNION | Keyword::EXCEPT | Keyword::INTERSECT)) => {
@@ -188,13 +282,11 @@ fn check(tokens: &[TokenWithSpan], text: &str) -> Result<(), Failure> {
                 }
             }
             (_, Some(Keyword::JOIN)) => {
-                level.chain = 0;
                 joins += 1;
                 if joins > JOINS_MAX {
                     return refuse(at, format!("statement has more than {JOINS_MAX} joins"));
                 }
             }
-            (_, Some(word)) if CLAUSES.contains(&word) => level.chain = 0,
             (token, word) if operator(token, word) => {
                 level.chain += 1;
                 if level.chain > CHAIN_MAX {
@@ -205,13 +297,14 @@ fn check(tokens: &[TokenWithSpan], text: &str) -> Result<(), Failure> {
             _ => {}
         }
     }
-    Ok(())
+    Ok(deepest)
 }
 
 /// Keywords behind which another expression begins.
-const CLAUSES: [Keyword; 14] = [
+const CLAUSES: [Keyword; 15] = [
     Keyword::SELECT,
     Keyword::FROM,
+    Keyword::JOIN,
     Keyword::WHERE,
     Keyword::GROUP,
     Keyword::HAVING,
@@ -260,8 +353,11 @@ fn operator(token: &Token, word: Option<Keyword>) -> bool {
             | Token::Placeholder(_)
             | Token::Comma
             | Token::SemiColon
+            | Token::LParen
             | Token::RParen
+            | Token::LBracket
             | Token::RBracket
+            | Token::LBrace
             | Token::RBrace
     );
     by_word || by_sign

@@ -1,5 +1,6 @@
 //! Tests through the crate's own door: text in, text out, over tables that lie in memory.
 
+mod hostile;
 pub(crate) mod memory_table;
 mod property;
 mod queries;

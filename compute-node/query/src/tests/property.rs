@@ -223,7 +223,7 @@ fn sorted(batches: &[RecordBatch]) -> Vec<String> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 60, ..ProptestConfig::default() })]
     #[test]
     fn our_table_answers_as_datafusion_does(
         rows in rows(),

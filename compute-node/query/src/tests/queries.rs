@@ -41,6 +41,8 @@ fn large(rows: i64) -> MemoryTable {
     MemoryTable::new(1, "large", columns, 1, &keys, &fields).cut(4_096, false)
 }
 
+const SORT: &str = "SELECT note, n FROM large ORDER BY note DESC";
+
 fn config(statement: usize, spill: bool, dir: &std::path::Path) -> QueryConfig {
     QueryConfig {
         memory_bytes: 64 << 20,
@@ -48,6 +50,44 @@ fn config(statement: usize, spill: bool, dir: &std::path::Path) -> QueryConfig {
         spill_dir: spill.then(|| dir.join("spill")),
         ..QueryConfig::default()
     }
+}
+
+#[tokio::test]
+async fn a_sort_above_its_memory_spills_and_is_right() {
+    let dir = tempfile::tempdir().unwrap();
+    let bench = Bench::with_config(
+        Tables::new(vec![large(100_000)]),
+        &config(6 << 20, true, dir.path()),
+    );
+    let answer = bench.start(SORT).await.unwrap();
+    let stats = Arc::clone(&answer.stats);
+    let batches: Vec<_> = answer.batches.try_collect().await.unwrap();
+    let rows: usize = batches.iter().map(|batch| batch.num_rows()).sum();
+    assert_eq!(rows, 100_000);
+    let first = batches[0].column(0).clone();
+    let first = arrow::util::display::array_value_to_string(&first, 0).unwrap();
+    assert_eq!(first, format!("{:060}", 99_999));
+    assert!(
+        stats.memory_peak_bytes() <= 6 << 20,
+        "{}",
+        stats.memory_peak_bytes()
+    );
+    assert_eq!(bench.query.memory_used(), 0);
+}
+
+#[tokio::test]
+async fn a_sort_that_cannot_spill_is_refused_by_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let bench = Bench::with_config(
+        Tables::new(vec![large(100_000)]),
+        &config(6 << 20, false, dir.path()),
+    );
+    let failure = bench.rows(SORT).await.unwrap_err();
+    assert_eq!(failure.code, ErrorCode::QueryLimit, "{failure}");
+    assert!(failure.detail.contains("query_memory"), "{failure}");
+    assert!(failure.detail.contains(&(6 << 20).to_string()), "{failure}");
+    assert_eq!(bench.query.memory_used(), 0);
+    assert!(bench.rows("SELECT 1").await.is_ok());
 }
 
 #[tokio::test]
