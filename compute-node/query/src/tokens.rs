@@ -243,6 +243,11 @@ fn check(tokens: &[TokenWithSpan], text: &str) -> Result<usize, Failure> {
         }
         let last = levels.len() - 1;
         let level = &mut levels[last];
+        let closed = level.closes.as_ref();
+        if closed.is_some_and(|closes| same(closes, token)) {
+            levels.pop();
+            continue;
+        }
         // `IS DISTINCT FROM` compares.
         let compares = before.and_then(keyword) == Some(Keyword::DISTINCT);
         let clause = word.filter(|word| CLAUSES.contains(word) && !compares);
