@@ -334,16 +334,7 @@ async fn limits_name_themselves() {
         ),
         ("in list", 10_000, "IN list has more than 10000 values"),
         ("joins", 33, "statement has more than 32 joins"),
-        (
-            "commas",
-            25_000,
-            "statement has 50002 words, the limit is 50000",
-        ),
-        (
-            "commas",
-            1_000,
-            "the answer has 1001 columns, the limit is 1000",
-        ),
+        ("commas", 1_000, "more than 1000 expressions are listed"),
     ];
     for (name, depth, expected) in table {
         let refused = refused(&shape(name, depth));
