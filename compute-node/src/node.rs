@@ -10,7 +10,7 @@ use std::time::Duration;
 use auxo_engine::Engine;
 use auxo_proto::clock::Clock;
 use auxo_proto::ddl::{Ddl, DdlRequest};
-use auxo_proto::error::{ErrorCode, Failure};
+use auxo_proto::error::{ErrorCode, Failure, Outcome};
 use auxo_proto::ids::TenantId;
 use auxo_proto::random::Random;
 use auxo_proto::topology::Catalog;
@@ -181,8 +181,19 @@ impl Node {
     }
 
     /// The newest catalog.
-    pub fn catalog(&self) -> Arc<Catalog> {
-        Arc::clone(&self.0.catalog.borrow())
+    ///
+    /// * errors: `META_UNAVAILABLE` as long as this node never heard of a topology: what it does not
+    ///   know yet must not look as if it did not exist.
+    pub fn catalog(&self) -> Result<Arc<Catalog>, Failure> {
+        let catalog = Arc::clone(&self.0.catalog.borrow());
+        match catalog.topology().number {
+            0 => Err(Failure::new(
+                ErrorCode::MetaUnavailable,
+                "this node waits for its first topology",
+            )
+            .outcome(Outcome::Rejected)),
+            _ => Ok(catalog),
+        }
     }
 
     /// From now on the node is not ready and takes no new work.
@@ -268,7 +279,7 @@ impl Node {
 
     /// What has to hold for the node to serve, each with a word on why it does not.
     pub fn checks(&self) -> Vec<(&'static str, Result<(), String>)> {
-        let catalog = self.catalog();
+        let catalog = self.0.catalog.borrow().clone();
         let shards = &catalog.topology().shards;
         let closed = shards
             .iter()

@@ -54,7 +54,7 @@ impl Node {
     ///
     /// * errors: with a place in the text wherever the text is at fault.
     pub async fn statement(&self, ask: Ask<'_>) -> Result<Done, Failure> {
-        let catalog = self.catalog();
+        let catalog = self.catalog()?;
         let scope = Scope {
             catalog: &catalog,
             tenant: ask.tenant,

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use integration::standalone::{Setup, Standalone};
-use integration::{binary, disk};
+use integration::{binary, disk, wait};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -90,4 +90,27 @@ async fn an_end_that_was_asked_for_comes_soon_and_loses_nothing() {
     assert!(ended.success(), "{ended}\n{}", node.log_tail());
     let node = setup.start().await.unwrap();
     assert_eq!(numbers(&node).await, up_to(100));
+}
+
+/// What is not known yet must not look as if it did not exist.
+#[tokio::test]
+async fn a_node_that_is_not_ready_says_try_again() {
+    let (_folder, setup) = setup();
+    for round in 0..3 {
+        let mut node = setup.spawn().unwrap();
+        let line = format!("cpu,host=a n={round}i {round}");
+        wait::until("first ack", Duration::from_secs(60), || async {
+            let answer = node.http.write("main", line.clone()).await?;
+            match (answer.status, answer.retry_after_s) {
+                (204, _) => Ok(()),
+                (503, Some(1..)) => anyhow::bail!("not yet"),
+                other => panic!("{other:?} {}", answer.body),
+            }
+        })
+        .await
+        .unwrap();
+        let rows = node.http.sql("SELECT count(*) FROM cpu").await.unwrap();
+        assert_eq!(rows, [[json!(round + 1)]]);
+        node.kill().unwrap();
+    }
 }

@@ -39,7 +39,6 @@ pub use run::{Answer, Limits, QueryPlan, QueryStats};
 pub use semantics::{AnswerColumn, type_name};
 pub use session::{Query, QueryConfig};
 pub use statement::{Scope, Statement};
-pub use tokens::TEXT_BYTES_MAX;
 
 #[cfg(test)]
 mod tests;

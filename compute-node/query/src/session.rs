@@ -39,6 +39,8 @@ pub struct QueryConfig {
     pub spill_bytes_max: u64,
     /// Parallel streams of one statement; small scans use one.
     pub partitions: usize,
+    /// Bytes that the text of a statement may have.
+    pub text_bytes_max: usize,
 }
 
 impl Default for QueryConfig {
@@ -49,6 +51,7 @@ impl Default for QueryConfig {
             spill_dir: None,
             spill_bytes_max: 2 << 30,
             partitions: 2,
+            text_bytes_max: 256 << 10,
         }
     }
 }
@@ -69,6 +72,7 @@ pub struct Query {
     pub(crate) memory: Arc<NodePool>,
     pub(crate) statement_memory: usize,
     pub(crate) clock: Clock,
+    pub(crate) text_bytes_max: usize,
 }
 
 impl Query {
@@ -88,6 +92,7 @@ impl Query {
             memory: Arc::new(NodePool::new(config.memory_bytes)),
             statement_memory: config.statement_memory(),
             clock,
+            text_bytes_max: config.text_bytes_max,
         })
     }
 

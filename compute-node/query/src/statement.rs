@@ -77,7 +77,7 @@ impl Query {
         text: &str,
         params: &Params,
     ) -> Result<Statement, Failure> {
-        let Words { mut tokens, depth } = tokens::read(text)?;
+        let Words { mut tokens, depth } = tokens::read(text, self.text_bytes_max)?;
         let values = params.bind(&mut tokens, text)?;
         match depth {
             0..=DEPTH_USUAL => self.understand(scope, text, tokens, values, CALLS_USUAL),

@@ -8,8 +8,6 @@ use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::keywords::Keyword;
 use datafusion::sql::sqlparser::tokenizer::{Location, Token, TokenWithSpan, Tokenizer, Word};
 
-/// Bytes of a statement's text.
-pub const TEXT_BYTES_MAX: usize = 256 * 1024;
 /// Parentheses, brackets and CASEs that may be open at once.
 const DEPTH_MAX: usize = 50;
 const TOKENS_MAX: usize = 50_000;
@@ -52,11 +50,12 @@ pub(crate) struct Words {
 
 /// Reads the words of one statement.
 ///
+/// * bytes_max: bytes that the text may have.
 /// * errors: the text is above a limit, cannot be read, or holds no or several statements.
-pub(crate) fn read(text: &str) -> Result<Words, Failure> {
-    if text.len() > TEXT_BYTES_MAX {
+pub(crate) fn read(text: &str, bytes_max: usize) -> Result<Words, Failure> {
+    if text.len() > bytes_max {
         let detail = format!(
-            "statement has {} bytes, the limit is {TEXT_BYTES_MAX}",
+            "statement has {} bytes, the limit is {bytes_max}",
             text.len()
         );
         return Err(Failure::new(ErrorCode::StatementTooLarge, detail));

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use super::memory_table::Tables;
 use super::{Bench, sample, show};
-use crate::TEXT_BYTES_MAX;
+use crate::QueryConfig;
 
 /// Longest time for one statement; debug builds are some ten times slower than what is shipped.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -307,7 +307,7 @@ async fn limits_name_themselves() {
     let refused = |text: &str| show(&bench.prepare(text).unwrap_err());
     let mut large = "SELECT 1 -- ".to_owned();
     large.push_str(&"x".repeat(1 << 20));
-    let expected = format!("the limit is {TEXT_BYTES_MAX}");
+    let expected = format!("the limit is {}", QueryConfig::default().text_bytes_max);
     let begun = Instant::now();
     assert!(refused(&large).ends_with(&expected), "{}", refused(&large));
     assert!(begun.elapsed() < PATIENCE);

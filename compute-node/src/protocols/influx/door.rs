@@ -129,7 +129,7 @@ async fn take(
     let body_hash = id.map_or(0, |_| xxhash_rust::xxh3::xxh3_64(&body));
     let mut changes = 0;
     loop {
-        let catalog = node.catalog();
+        let catalog = node.catalog()?;
         let parsed = parse(node, database, &catalog, precision, &body).await?;
         let mut failed = None;
         for need in &parsed.needs {
