@@ -8,6 +8,8 @@ use reqwest::Method;
 use serde_json::Value;
 use tokio::time::Instant;
 
+use crate::Seen;
+
 /// Longest time for an answer where a row does not say otherwise.
 const WITHIN: Duration = Duration::from_secs(20);
 
@@ -106,7 +108,7 @@ impl Case {
     }
 
     /// Sends it and compares; afterwards the node has to be up.
-    pub(crate) async fn check(self, http: &Http) -> Result<()> {
+    pub(crate) async fn check(self, http: &Http) -> Result<Seen> {
         let began = Instant::now();
         let mut request = http.request(self.method.clone(), &self.path);
         for (name, value) in &self.headers {
@@ -128,7 +130,10 @@ impl Case {
             "answered after {taken:.1?}, not within {:?}",
             self.within
         );
-        Ok(())
+        Ok(Seen {
+            status: answer.status.to_string(),
+            note: answer.code(),
+        })
     }
 
     fn compare(&self, answer: &Answer) -> Result<()> {

@@ -10,11 +10,12 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
+use integration::http::Answer;
 use integration::standalone::Setup;
 use integration::{disk, wait};
 use serde_json::Value;
 
-use crate::Report;
+use crate::{Report, Seen};
 
 /// Places of one file at which a bit is turned.
 const PLACES: u64 = 6;
@@ -178,7 +179,7 @@ impl Whole {
     }
 
     /// Turns one bit in a copy and starts a node on it.
-    async fn damaged(&self, kind: Kind, path: &Path, at: u64) -> Result<String> {
+    async fn damaged(&self, kind: Kind, path: &Path, at: u64) -> Result<Seen> {
         let folder = disk::folder("bad-input")?;
         let setup = Setup::new(&self.setup.binary, folder.path());
         copy(&self.setup.data(), &setup.data())?;
@@ -207,27 +208,48 @@ impl Whole {
         });
         let refusal = started.await.with_context(|| node.log_tail())?;
         if let Some(refusal) = refusal {
-            return named(kind, below, &refusal).map(|()| "refused by name".to_owned());
+            named(kind, below, &refusal)?;
+            let Ok(answer) = node.http.sql_answer(QUERY).await else {
+                return Ok(seen("ended", "refused by name"));
+            };
+            // Another shard than that of the rows may have been hit.
+            let whole = answer.status == 200 && rows(&answer)? == self.rows;
+            ensure!(whole || answer.status == 503, "{answer:?}");
+            return Ok(seen(
+                &answer.status.to_string(),
+                "its shard is refused by name",
+            ));
         }
         let answer = node.http.sql_answer(QUERY).await?;
         if answer.status != 200 {
             let said = format!("{} {}", answer.body, node.log());
-            return named(kind, below, &said)
-                .map(|()| format!("the query fails, {}", answer.code()));
+            named(kind, below, &said)?;
+            return Ok(seen(&answer.status.to_string(), &answer.code()));
         }
-        let rows: Vec<Vec<Value>> = serde_json::from_value(answer.json()["rows"].take())?;
+        let rows = rows(&answer)?;
         if rows == self.rows {
-            return Ok("it meant nothing, every row is there".to_owned());
+            return Ok(seen("200", "it meant nothing, every row is there"));
         }
         let last_group = self.rows.len() - BATCH_ROWS as usize;
         if kind == Kind::Log && rows == self.rows[..last_group] {
-            return Ok("taken for a torn end, the last group is gone".to_owned());
+            return Ok(seen("200", "taken for a torn end, the last group is gone"));
         }
         bail!(
             "{} rows instead of {}, or others",
             rows.len(),
             self.rows.len()
         )
+    }
+}
+
+fn rows(answer: &Answer) -> Result<Vec<Vec<Value>>> {
+    serde_json::from_value(answer.json()["rows"].take()).context("rows")
+}
+
+fn seen(status: &str, note: &str) -> Seen {
+    Seen {
+        status: status.to_owned(),
+        note: note.to_owned(),
     }
 }
 

@@ -2,7 +2,8 @@
 //!
 //! One table: request → status, code, words, rows. First against one running node, which has to stay
 //! up throughout; then whole processes with a bad configuration, a bad place or damaged files. Every
-//! row is printed with `ok` or `FAILED`.
+//! row is printed with `ok` or `FAILED`, what was asked, the status it was answered with (or how the
+//! process ended), and the code or a note.
 //!
 //! Ends with `bad-input: N of N as promised`.
 
@@ -15,7 +16,7 @@ mod places;
 mod statements;
 
 use std::path::PathBuf;
-use std::process::ExitCode;
+use std::process::{ExitCode, ExitStatus};
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
@@ -41,11 +42,32 @@ struct Report {
     broken: usize,
 }
 
+/// What a row was answered with.
+#[derive(Debug)]
+struct Seen {
+    /// HTTP status, or how the process ended.
+    status: String,
+    /// Code of the failure, or what was counted.
+    note: String,
+}
+
+impl Seen {
+    fn ended(status: ExitStatus, note: impl Into<String>) -> Self {
+        let status = match status.code() {
+            Some(code) => format!("exit {code}"),
+            None => status.to_string(),
+        };
+        Self {
+            status,
+            note: note.into(),
+        }
+    }
+}
+
 impl Report {
-    fn row(&mut self, name: &str, result: Result<String>) {
+    fn row(&mut self, name: &str, result: Result<Seen>) {
         match &result {
-            Ok(note) if note.is_empty() => println!("ok      {name}"),
-            Ok(note) => println!("ok      {name}: {note}"),
+            Ok(Seen { status, note }) => println!("ok      {name:66} {status:>8}  {note}"),
             Err(error) => println!("FAILED  {name}: {error:#}"),
         }
         match result {
@@ -70,6 +92,7 @@ async fn main() -> Result<ExitCode> {
     if wanted("damage") {
         damage::run(&auxo, &mut report).await?;
     }
+    ensure!(report.kept + report.broken > 0, "no part is called so");
     let all = report.kept + report.broken;
     println!("bad-input: {} of {all} as promised", report.kept);
     Ok(ExitCode::from(u8::from(report.broken > 0)))
@@ -84,7 +107,7 @@ async fn requests(auxo: &std::path::Path, report: &mut Report) -> Result<()> {
     let mut node = setup.start().await?;
     for case in lines::cases()?.into_iter().chain(statements::cases()) {
         let name = case.name.clone();
-        report.row(&name, case.check(&node.http).await.map(|()| String::new()));
+        report.row(&name, case.check(&node.http).await);
     }
     let ended = async {
         let status = node.terminate(Duration::from_secs(30)).await?;
@@ -95,7 +118,7 @@ async fn requests(auxo: &std::path::Path, report: &mut Report) -> Result<()> {
             "something panicked:\n{}",
             node.log_tail()
         );
-        Ok(String::new())
+        Ok(Seen::ended(status, ""))
     };
     report.row(
         "after all that the node ends in peace, without a panic",

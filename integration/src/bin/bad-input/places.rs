@@ -15,7 +15,7 @@ use integration::standalone::{Setup, Standalone};
 use integration::{disk, wait};
 use tokio::task::JoinSet;
 
-use crate::Report;
+use crate::{Report, Seen};
 
 /// Longest time until a process that cannot start has ended.
 const REFUSAL: Duration = Duration::from_secs(20);
@@ -36,7 +36,7 @@ pub(crate) async fn run(auxo: &Path, report: &mut Report) -> Result<()> {
 }
 
 /// Starts a node that has to refuse, naming each of `says`.
-async fn refuses(setup: &Setup, code: Option<i32>, says: &[&str]) -> Result<String> {
+async fn refuses(setup: &Setup, code: Option<i32>, says: &[&str]) -> Result<Seen> {
     let mut node = setup.spawn()?;
     let status = node
         .exited(REFUSAL)
@@ -52,11 +52,11 @@ async fn refuses(setup: &Setup, code: Option<i32>, says: &[&str]) -> Result<Stri
     let log = node.log_tail();
     match says.iter().find(|says| !log.contains(**says)) {
         Some(missing) => bail!("it does not say {missing:?}:\n{log}"),
-        None => Ok(String::new()),
+        None => Ok(Seen::ended(status, format!("it names {}", says.join(", ")))),
     }
 }
 
-async fn unknown_key(auxo: &Path) -> Result<String> {
+async fn unknown_key(auxo: &Path) -> Result<Seen> {
     let folder = disk::folder("bad-input")?;
     let mut setup = Setup::new(auxo, folder.path());
     setup.config = "[flush]\nunflushed_byts = \"1MiB\"".to_owned();
@@ -68,14 +68,14 @@ async fn unknown_key(auxo: &Path) -> Result<String> {
     refuses(&setup, Some(2), &says).await
 }
 
-async fn bad_value(auxo: &Path) -> Result<String> {
+async fn bad_value(auxo: &Path) -> Result<Seen> {
     let folder = disk::folder("bad-input")?;
     let mut setup = Setup::new(auxo, folder.path());
     setup.config = "[limits]\nbody_bytes = \"16\"".to_owned();
     refuses(&setup, Some(2), &["auxo.toml:3:", "limits.body_bytes"]).await
 }
 
-async fn port_in_use(auxo: &Path) -> Result<String> {
+async fn port_in_use(auxo: &Path) -> Result<Seen> {
     let folder = disk::folder("bad-input")?;
     let mut setup = Setup::new(auxo, folder.path());
     let taken = TcpListener::bind("127.0.0.1:0")?;
@@ -85,7 +85,7 @@ async fn port_in_use(auxo: &Path) -> Result<String> {
     refuses(&setup, None, &["listen.public", &named]).await
 }
 
-async fn locked(auxo: &Path) -> Result<String> {
+async fn locked(auxo: &Path) -> Result<Seen> {
     let folder = disk::folder("bad-input")?;
     let node = Setup::new(auxo, folder.path()).start().await?;
     let second = disk::folder("bad-input")?;
@@ -93,12 +93,12 @@ async fn locked(auxo: &Path) -> Result<String> {
     std::os::unix::fs::symlink(folder.path().join("data"), other.data())?;
     other.config = "cluster = \"auxo\"".to_owned();
     let pid = format!("pid {}", node.pid());
-    refuses(&other, None, &["data_dir", &pid]).await?;
+    let seen = refuses(&other, None, &["data_dir", &pid]).await?;
     node.http
         .ready()
         .await
         .context("the first node afterwards")?;
-    Ok(String::new())
+    Ok(seen)
 }
 
 /// A directory that a node has used and left.
@@ -110,14 +110,14 @@ async fn used(auxo: &Path, folder: &Path) -> Result<Setup> {
     Ok(setup)
 }
 
-async fn other_cluster(auxo: &Path) -> Result<String> {
+async fn other_cluster(auxo: &Path) -> Result<Seen> {
     let folder = disk::folder("bad-input")?;
     let mut setup = used(auxo, folder.path()).await?;
     setup.config = "cluster = \"other\"".to_owned();
     refuses(&setup, None, &["data_dir", "\"auxo\"", "\"other\""]).await
 }
 
-async fn newer(auxo: &Path) -> Result<String> {
+async fn newer(auxo: &Path) -> Result<Seen> {
     let folder = disk::folder("bad-input")?;
     let setup = used(auxo, folder.path()).await?;
     let path = setup.data().join("FORMAT");
@@ -214,7 +214,7 @@ async fn all_there(node: &Standalone, acked: u64) -> Result<String> {
     Ok(format!("{acked} rows acked, {found} there"))
 }
 
-async fn terminated(auxo: &Path) -> Result<String> {
+async fn terminated(auxo: &Path) -> Result<Seen> {
     let folder = disk::folder("bad-input")?;
     let setup = Setup::new(auxo, folder.path());
     let mut node = setup.start().await?;
@@ -224,7 +224,7 @@ async fn terminated(auxo: &Path) -> Result<String> {
     ensure!(status.success(), "it ended with {status}");
     let acked = load.end(tasks).await?;
     let node = setup.start().await?;
-    all_there(&node, acked).await
+    Ok(Seen::ended(status, all_there(&node, acked).await?))
 }
 
 /// A small file system in memory, unmounted when dropped.
@@ -270,7 +270,7 @@ fn fill(at: &Path) -> Result<()> {
     Ok(())
 }
 
-async fn full_disk(auxo: &Path) -> Result<String> {
+async fn full_disk(auxo: &Path) -> Result<Seen> {
     let folder = disk::folder("bad-input")?;
     let mut setup = Setup::new(auxo, folder.path());
     setup.config = "[flush]\nunflushed_bytes = \"1MiB\"\nunflushed_bytes_max = \"8MiB\"\n\
@@ -304,8 +304,10 @@ async fn full_disk(auxo: &Path) -> Result<String> {
     ensure!(status.success(), "it ended with {status}");
     let node = setup.start().await?;
     let refused = load.refused.load(Ordering::SeqCst);
-    Ok(format!(
-        "{refused} writes refused; {}",
-        all_there(&node, acked).await?
-    ))
+    let there = all_there(&node, acked).await?;
+    let note = format!("{refused} writes refused; {there}");
+    Ok(Seen {
+        status: "503".to_owned(),
+        note,
+    })
 }

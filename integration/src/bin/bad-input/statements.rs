@@ -336,11 +336,19 @@ fn hungry() -> Vec<Case> {
         Case::sql(
             "a sort over its memory goes to disk",
             format!(
+                "SELECT max(r) FROM (SELECT row_number() OVER (ORDER BY t DESC) AS r FROM \
+                 (SELECT lpad(CAST(value AS VARCHAR), 100, 'x') AS t FROM {million}))"
+            ),
+        )
+        .rows(json!([[1_000_000]])),
+        Case::sql(
+            "one that keeps all its rows to skip them is refused",
+            format!(
                 "SELECT value FROM (SELECT value, lpad(CAST(value AS VARCHAR), 100, 'x') AS t \
                  FROM {million}) ORDER BY t DESC LIMIT 1 OFFSET 999998"
             ),
         )
-        .status(&[200, 400]),
+        .refused(400, "QUERY_LIMIT"),
         Case::sql(
             "the next query has its memory",
             format!("SELECT count(*) FROM {million}"),
