@@ -5,7 +5,7 @@
 use std::error::Error;
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let files = ["session.proto", "meta.proto"];
+    let files = ["session.proto", "meta.proto", "forwarding.proto"];
     for file in files {
         println!("cargo:rerun-if-changed=proto/{file}");
     }

@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use auxo_compute_node::forward::peers::Peers;
 use auxo_compute_node::node::{Node, NodeLimits, Parts};
 use auxo_compute_node::protocols::body::BodyLimits;
 use auxo_compute_node::protocols::{influx, listen, router};
@@ -182,6 +183,8 @@ async fn start(
         query: Query::new(&query, clock.clone())?,
         session,
         meta: MetaClient::new(doors, clock.clone(), random.clone()),
+        // There is no other node.
+        peers: Peers::new(Arc::new(|_| None), tasks.clone(), stop.clone()),
         clock,
         random,
         limits: limits(config),

@@ -1,12 +1,14 @@
 //! A compute node: the session to meta, the write path, tenancy, and the doors.
 //!
 //! Rooms: [`session`] (with meta), [`verbs`] (what meta orders, done by the engine),
-//! [`write`](mod@write) (rows to the shards that own them), [`statements`] (SQL carried out),
+//! [`write`](mod@write) (rows to the shards that own them), [`forward`] (to and from the nodes that
+//! lead those), [`statements`] (SQL carried out),
 //! [`node`] (what every door stands on), [`running`] (statements that can be cancelled),
 //! [`metrics`], [`protocols`] (bytes into rows and statements, answers into bytes).
 //!
 //! Never here: what is scheduled where, bytes of a file, plans.
 
+pub mod forward;
 pub mod metrics;
 pub mod node;
 pub mod protocols;

@@ -19,13 +19,14 @@ use tokio::sync::{Semaphore, watch};
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
+use crate::forward::peers::Peers;
 use crate::metrics::Counters;
 use crate::protocols::body::BodyLimits;
 use crate::protocols::influx;
 use crate::running::Running;
 use crate::session::Session;
 use crate::session::client::{Changed, MetaClient};
-use crate::write::Writer;
+use crate::write::{Routes, Writer};
 
 /// The tenant of a process that knows no tokens.
 pub const DEFAULT_TENANT: TenantId = TenantId(1);
@@ -69,6 +70,8 @@ pub struct Parts {
     pub session: Session,
     /// Changes of the model.
     pub meta: MetaClient,
+    /// Streams to the other nodes.
+    pub peers: Peers,
     /// Wall time.
     pub clock: Clock,
     /// Dice.
@@ -103,7 +106,15 @@ impl Node {
         let slots = limits.statements_running.max(1);
         Self(Arc::new(Inner {
             catalog: parts.session.catalog(),
-            writer: Writer::new(parts.engine.clone(), parts.clock.clone()),
+            writer: Writer::new(
+                parts.engine.clone(),
+                parts.clock.clone(),
+                Routes {
+                    peers: parts.peers.clone(),
+                    catalog: parts.session.catalog(),
+                    node: parts.session.node(),
+                },
+            ),
             parsers: influx::pool::Pool::new(limits.lines, parts.random.clone()),
             running: Running::default(),
             counters: Counters::default(),

@@ -1,26 +1,37 @@
-//! The way of a write into the engine: admit, split by tablet, hand to the shards, say what became
-//! of it.
+//! The way of a write: admit, split by tablet, hand to the shards here and elsewhere, say what
+//! became of it.
 //!
 //! Rows come from any protocol as tables of typed columns. They are split by partition hash, the
-//! parts of one shard travel as one batch under the caller's id, all shards at once. The answer is
-//! `Ok` only when every shard acked.
+//! parts of one shard travel as one batch under the caller's id, all shards at once. A part whose
+//! shard another node leads is forwarded to it; one that was certainly refused because the leader
+//! is another by now waits a moment for news and is sent again. The answer is `Ok` only when every
+//! shard acked.
 //!
 //! Never here: bytes of a protocol, HTTP statuses, schemas being changed.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use auxo_engine::payload::{Batch, Entry};
-use auxo_engine::{Busy, Engine, WriteError};
+use auxo_engine::{Busy, Engine, WriteError, Written};
 use auxo_proto::clock::Clock;
 use auxo_proto::error::{ErrorCode, Failure, Outcome};
-use auxo_proto::ids::{BatchId, Seq, ShardId, TenantId};
+use auxo_proto::ids::{BatchId, NodeId, Seq, ShardId, TenantId};
 use auxo_proto::rows::Rows;
 use auxo_proto::schema::{HashRange, TableInfo};
 use auxo_proto::topology::Catalog;
 use auxo_sst::predicate::{TagFilter, TimeRange};
 use futures::future::join_all;
+use tokio::sync::watch;
+use tokio::time::Instant;
 
+use crate::forward::peers::Peers;
+
+/// How long a part waits for a leader before its caller is told to try again.
+const LEADER_PATIENCE: Duration = Duration::from_millis(1_500);
+/// Longest time between two looks for a leader.
+const LEADER_PAUSE: Duration = Duration::from_millis(100);
 /// How far ahead of this node's clock a batch id may lie.
 const BATCH_AHEAD_MS: u64 = 10 * 60 * 1_000;
 
@@ -73,12 +84,49 @@ pub fn read_token(summary: &WriteSummary) -> String {
 pub struct Writer {
     engine: Engine,
     clock: Clock,
+    routes: Routes,
+}
+
+/// What a writer knows of the shards that are led elsewhere.
+#[derive(Clone)]
+pub struct Routes {
+    /// Streams to the other nodes.
+    pub peers: Peers,
+    /// The newest catalog.
+    pub catalog: watch::Receiver<Arc<Catalog>>,
+    /// This node's id, once meta has given it one.
+    pub node: watch::Receiver<Option<NodeId>>,
+}
+
+impl Routes {
+    /// Address of the internal listener of the node that leads a shard, if that is another one.
+    fn leader_elsewhere(&self, shard: ShardId) -> Option<String> {
+        let catalog = self.catalog.borrow();
+        let leader = catalog.leader(shard)?;
+        if *self.node.borrow() == Some(leader) {
+            return None;
+        }
+        let nodes = &catalog.topology().nodes;
+        let node = nodes.iter().find(|node| node.id == leader)?;
+        (!node.internal.is_empty()).then(|| node.internal.clone())
+    }
+
+    /// Waits until the catalog changes, or a little.
+    async fn news(&mut self) {
+        let changed = self.catalog.changed();
+        // Elapsed or not, the caller looks again.
+        let _ = tokio::time::timeout(LEADER_PAUSE, changed).await;
+    }
 }
 
 impl Writer {
-    /// A writer over the shards of this node.
-    pub fn new(engine: Engine, clock: Clock) -> Self {
-        Self { engine, clock }
+    /// A writer to the shards of this node and, by its routes, of others.
+    pub fn new(engine: Engine, clock: Clock, routes: Routes) -> Self {
+        Self {
+            engine,
+            clock,
+            routes,
+        }
     }
 
     /// Writes rows.
@@ -162,11 +210,7 @@ impl Writer {
                 hash,
                 entries,
             };
-            let written = match self.engine.shard(shard) {
-                Some(led) => led.write(batch).await,
-                None => Err(WriteError::NotLeader(shard)),
-            };
-            (shard, written)
+            (shard, self.write_shard(shard, batch).await)
         });
         let mut summary = WriteSummary {
             replayed: true,
@@ -185,7 +229,32 @@ impl Writer {
         summary.replayed &= !summary.seqs.is_empty();
         match failed.into_iter().max_by_key(severity) {
             None => Ok(summary),
-            Some(worst) => Err(failure(worst, !summary.seqs.is_empty())),
+            Some(worst) if worst.outcome == Some(Outcome::Rejected) && !summary.seqs.is_empty() => {
+                Err(worst.outcome(Outcome::Partial))
+            }
+            Some(worst) => Err(worst),
+        }
+    }
+
+    /// Writes one shard's part, wherever that is led.
+    async fn write_shard(&self, shard: ShardId, batch: Batch) -> Result<Written, Failure> {
+        let deadline = Instant::now() + LEADER_PATIENCE;
+        let mut routes = self.routes.clone();
+        loop {
+            if let Some(led) = self.engine.shard(shard) {
+                return led.write(batch).await.map_err(failure);
+            }
+            routes.catalog.mark_unchanged();
+            let written = match routes.leader_elsewhere(shard) {
+                Some(address) => routes.peers.write(&address, shard, &batch).await,
+                None => Err(failure(WriteError::NotLeader(shard))),
+            };
+            match written {
+                Err(refused) if led_elsewhere(&refused) && Instant::now() < deadline => {
+                    routes.news().await;
+                }
+                written => return written,
+            }
         }
     }
 
@@ -204,21 +273,25 @@ impl Writer {
     }
 }
 
+/// Whether a part was certainly refused by a node that does not lead its shard.
+fn led_elsewhere(refused: &Failure) -> bool {
+    let code = matches!(refused.code, ErrorCode::NoLeader | ErrorCode::Draining);
+    code && refused.outcome == Some(Outcome::Rejected)
+}
+
 /// Which of several failures a caller has to hear: an unknown outcome before all others, then what
 /// cannot be cured by waiting.
-fn severity(error: &WriteError) -> u8 {
-    match error {
-        WriteError::Unknown => 3,
-        WriteError::BatchConflict(_) | WriteError::BatchExpired(_) | WriteError::TooLarge(_) => 2,
-        WriteError::Parked(_) => 1,
+fn severity(failure: &Failure) -> u8 {
+    match failure.code {
+        _ if failure.outcome == Some(Outcome::Unknown) => 3,
+        _ if !failure.retryable() => 2,
+        ErrorCode::ShardParked => 1,
         _ => 0,
     }
 }
 
 /// What a caller is told of the engine's answer.
-///
-/// * `partly`: other shards took their part.
-pub fn failure(error: WriteError, partly: bool) -> Failure {
+pub fn failure(error: WriteError) -> Failure {
     let code = match &error {
         WriteError::NotLeader(_) | WriteError::StaleRoute(_) => ErrorCode::NoLeader,
         WriteError::Closed(_) => ErrorCode::Draining,
@@ -232,10 +305,9 @@ pub fn failure(error: WriteError, partly: bool) -> Failure {
         WriteError::Unknown => ErrorCode::OutcomeUnknown,
         WriteError::Parked(_) => ErrorCode::ShardParked,
     };
-    let outcome = match (&error, partly) {
-        (WriteError::Unknown, _) => Outcome::Unknown,
-        (_, true) => Outcome::Partial,
-        (_, false) => Outcome::Rejected,
+    let outcome = match &error {
+        WriteError::Unknown => Outcome::Unknown,
+        _ => Outcome::Rejected,
     };
     Failure::new(code, error.to_string()).outcome(outcome)
 }

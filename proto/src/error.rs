@@ -64,6 +64,12 @@ macro_rules! codes {
                 match self { $(Self::$name => $number,)* }
             }
 
+            /// The code with that number, if this release knows it.
+            pub fn of_number(number: u32) -> Option<Self> {
+                let known = Self::ALL.iter().copied();
+                known.into_iter().find(|code| u32::from(code.number()) == number)
+            }
+
             /// The stable text.
             pub fn text(self) -> &'static str {
                 match self { $(Self::$name => $text,)* }

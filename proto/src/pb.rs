@@ -13,3 +13,14 @@
 pub mod meta {
     tonic::include_proto!("auxo.meta");
 }
+
+/// What nodes say to each other.
+#[allow(
+    missing_docs,
+    unreachable_pub,
+    clippy::unwrap_used,
+    reason = "generated code; the comments of the .proto files document it"
+)]
+pub mod node {
+    tonic::include_proto!("auxo.node");
+}

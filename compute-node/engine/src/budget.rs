@@ -69,6 +69,11 @@ impl MemtableBudget {
         self.0.used.load(Ordering::Relaxed)
     }
 
+    /// Bytes of requests in flight now.
+    pub fn requests(&self) -> usize {
+        self.0.requests.load(Ordering::Relaxed)
+    }
+
     /// Bytes that memtables may hold.
     pub fn limit(&self) -> usize {
         self.0.limit

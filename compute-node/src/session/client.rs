@@ -172,11 +172,7 @@ impl MetaClient {
 }
 
 fn refused_call<T>(refused: Refused) -> Call<Result<T, Failure>> {
-    let known = ErrorCode::ALL.iter();
-    let code = known
-        .copied()
-        .find(|code| u32::from(code.number()) == refused.code)
-        .unwrap_or(ErrorCode::Internal);
+    let code = ErrorCode::of_number(refused.code).unwrap_or(ErrorCode::Internal);
     let mut failure = Failure::new(code, refused.detail);
     failure.hint = (!refused.hint.is_empty()).then_some(refused.hint);
     failure.retry_after_ms = (refused.retry_after_ms > 0).then_some(refused.retry_after_ms);
