@@ -3,11 +3,12 @@
 //!
 //! One file per subcommand: [`standalone`], [`sql`], [`write`](mod@write), [`bench`], [`admin`],
 //! [`version`], and [`config::show`]. Beside them what they share: [`config`], [`flags`] and [`environment`],
-//! [`connection`], [`interrupt`], [`output`], [`report`] and [`exit`], [`logging`]. Never here:
+//! [`compute`] and [`services`] (what a node is made of), [`connection`], [`interrupt`], [`output`], [`report`] and [`exit`], [`logging`]. Never here:
 //! anything a test of the lower floors would need.
 
 mod admin;
 mod bench;
+mod compute;
 mod config;
 mod connection;
 mod environment;
@@ -17,6 +18,7 @@ mod interrupt;
 mod logging;
 mod output;
 mod report;
+mod services;
 mod sql;
 mod standalone;
 mod version;

@@ -1,0 +1,211 @@
+//! A compute node of this process: engine, session with meta, queries and doors, put together in one
+//! way whether meta is in the same process or elsewhere.
+//!
+//! Stop goes the other way round, in two halves: [`Compute::finish`] while meta is still there,
+//! [`Compute::stop`] when nothing needs it any more.
+//!
+//! Never here: where meta is, or which log and store there are.
+
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use auxo_compute_node::forward::peers::Peers;
+use auxo_compute_node::node::{Node, NodeLimits, Parts};
+use auxo_compute_node::protocols::body::BodyLimits;
+use auxo_compute_node::protocols::{influx, listen, router};
+use auxo_compute_node::session::client::MetaClient;
+use auxo_compute_node::session::doors::{Dial, Doors};
+use auxo_compute_node::session::{Session, SessionConfig};
+use auxo_compute_node::verbs::EngineVerbs;
+use auxo_engine::{Engine, Ground, LocalTerms, Settings};
+use auxo_proto::clock::Clock;
+use auxo_proto::random::Random;
+use auxo_query::{Query, QueryConfig};
+use auxo_wal_adapters::local::LocalWal;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::config::{Config, machine};
+use crate::services::Services;
+use crate::standalone::data_dir::DataDir;
+
+/// How a compute node reaches the others, and they it.
+pub(crate) struct Network {
+    /// Meta.
+    pub(crate) doors: Doors,
+    /// Internal listeners of other nodes.
+    pub(crate) dial: Dial,
+    /// Address of the own internal listener; empty where there is only one node.
+    pub(crate) internal: String,
+    /// For clients, bound already.
+    pub(crate) listeners: Vec<TcpListener>,
+}
+
+/// A running compute node.
+pub(crate) struct Compute {
+    node: Node,
+    engine: Engine,
+    addresses: Vec<String>,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+    doors_stop: CancellationToken,
+    doors: TaskTracker,
+    local_wal: Option<Arc<LocalWal>>,
+}
+
+/// Binds first: a port in use is found before anything is touched.
+pub(crate) async fn bind(config: &Config) -> Result<Vec<TcpListener>> {
+    let mut listeners = Vec::new();
+    for address in &config.listen.public {
+        let listener = TcpListener::bind(address).await;
+        listeners.push(listener.with_context(|| format!("listen.public {address}"))?);
+    }
+    Ok(listeners)
+}
+
+impl Compute {
+    /// Starts a node over its services.
+    pub(crate) async fn start(
+        config: &Config,
+        data_dir: &DataDir,
+        services: Services,
+        network: Network,
+        (clock, random): (Clock, Random),
+    ) -> Result<Self> {
+        let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
+        let budget = config.memory.budget.of(machine::memory().0);
+        let share = |percent: u64| (budget / 100 * percent) as usize;
+        let ground = Ground {
+            wal: services.wal,
+            store: services.store,
+            terms: LocalTerms::open(&data_dir.path("terms"))?,
+            clock: clock.clone(),
+            random: random.clone(),
+            tasks: tasks.clone(),
+            stop: stop.clone(),
+        };
+        let settings = Settings {
+            flush_bytes: config.flush.unflushed_bytes.0,
+            flush_age_ms: config.flush.age.0.as_millis() as u64,
+            unflushed_bytes_max: config.flush.unflushed_bytes_max.0,
+            compact_every_ms: config.flush.compact_every.0.as_millis() as u64,
+            memtable_bytes: share(30),
+            request_bytes: config.limits.write_queue_bytes.as_usize(),
+            tails_bytes: share(10) as u64,
+        };
+        let engine = Engine::new(ground, settings);
+        tasks.spawn(engine.clone().keep_within_budget());
+        let addresses: Vec<String> = network
+            .listeners
+            .iter()
+            .filter_map(|listener| listener.local_addr().ok())
+            .map(|at| at.to_string())
+            .collect();
+        let session = Session::start(
+            SessionConfig {
+                name: config.node.clone(),
+                public: addresses.first().cloned().unwrap_or_default(),
+                internal: network.internal,
+                zone: config.zone.clone(),
+                labels: Default::default(),
+                build: env!("CARGO_PKG_VERSION").to_owned(),
+                directory: data_dir.path("node"),
+            },
+            network.doors.clone(),
+            Arc::new(EngineVerbs::new(engine.clone())),
+            clock.clone(),
+            random.clone(),
+            tasks.clone(),
+            stop.clone(),
+        )
+        .await?;
+        let query = QueryConfig {
+            memory_bytes: share(20),
+            statement_memory_bytes: config.limits.statement_memory.as_usize().min(share(20) / 4),
+            spill_dir: Some(data_dir.path("spill")),
+            partitions: std::thread::available_parallelism().map_or(2, usize::from),
+            text_bytes_max: config.limits.sql_bytes.as_usize(),
+            ..QueryConfig::default()
+        };
+        let node = Node::new(Parts {
+            name: config.node.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            engine: engine.clone(),
+            query: Query::new(&query, clock.clone())?,
+            session,
+            meta: MetaClient::new(network.doors, clock.clone(), random.clone()),
+            peers: Peers::new(network.dial, tasks.clone(), stop.clone()),
+            clock,
+            random,
+            limits: limits(config),
+            tasks: tasks.clone(),
+        });
+        let (doors_stop, doors) = (CancellationToken::new(), TaskTracker::new());
+        for listener in network.listeners {
+            let router = router::router(node.clone());
+            let most = config.limits.connections;
+            doors.spawn(listen::serve(listener, router, most, doors_stop.clone()));
+        }
+        Ok(Self {
+            node,
+            engine,
+            addresses,
+            tasks,
+            stop,
+            doors_stop,
+            doors,
+            local_wal: services.local_wal,
+        })
+    }
+
+    /// Tells where it listens.
+    pub(crate) fn say(&self, config: &Config, what: &str) {
+        for address in &self.addresses {
+            tracing::info!("SQL, line protocol and metrics at http://{address}");
+        }
+        tracing::info!(data = %config.data_dir.display(), node = self.node.name(), "{what}");
+    }
+
+    /// Ends requests under way and gives up every shard, flushed.
+    ///
+    /// * errors: the first shard that could not be closed; the others are closed all the same.
+    pub(crate) async fn finish(&self) -> Result<()> {
+        tracing::info!("stopping: requests under way are finished, shards are flushed");
+        self.node.drain();
+        self.doors_stop.cancel();
+        self.doors.close();
+        self.doors.wait().await;
+        self.engine.close_all().await.context("closing shards")
+    }
+
+    /// Ends every task, then the log.
+    pub(crate) async fn stop(self) -> Result<()> {
+        self.stop.cancel();
+        self.tasks.close();
+        self.tasks.wait().await;
+        if let Some(wal) = &self.local_wal {
+            wal.close().await?;
+        }
+        tracing::info!("stopped");
+        Ok(())
+    }
+}
+
+fn limits(config: &Config) -> NodeLimits {
+    NodeLimits {
+        body: BodyLimits {
+            wire_bytes_max: config.limits.body_bytes.as_usize(),
+            decoded_bytes_max: config.limits.decoded_bytes.as_usize(),
+        },
+        lines: influx::Limits {
+            line_bytes: config.limits.line_bytes.as_usize(),
+            ..influx::Limits::default()
+        },
+        statement_time: config.limits.statement_timeout.0,
+        result_rows: config.limits.result_rows,
+        result_bytes: config.limits.result_bytes.0,
+        statements_running: config.limits.statements_running,
+        statements_queued: config.limits.statements_queued,
+    }
+}
