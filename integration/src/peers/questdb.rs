@@ -1,0 +1,129 @@
+//! QuestDB: one jar from Maven Central, line protocol over HTTP in, SQL over HTTP out.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use bytes::Bytes;
+use serde_json::Value;
+
+use super::QUESTDB;
+use super::spawned::{self, Words};
+use crate::duckdb::cache;
+use crate::http::Http;
+use crate::wait;
+
+/// Copies an artifact out of a repository without a project.
+const COPY: &str = "org.apache.maven.plugins:maven-dependency-plugin:3.8.1:copy";
+
+pub(super) const DURABILITY: &str = "kill -9 yes, power loss no: its log is written without fsync (cairo.commit.mode=nosync, its default)";
+
+pub(super) fn install() -> Result<PathBuf> {
+    spawned::run(Command::new("java").arg("-version"))?;
+    let name = format!("questdb-{QUESTDB}");
+    let folder = cache().join(&name);
+    let jar = folder.join(format!("{name}.jar"));
+    if jar.exists() {
+        return Ok(jar);
+    }
+    spawned::run(Command::new("mvn").arg("-version"))?;
+    eprintln!(
+        "fetching QuestDB {QUESTDB} from Maven Central into {}: 32 MB",
+        folder.display()
+    );
+    let part = folder.join("part");
+    spawned::run(
+        Command::new("mvn")
+            .args(["--quiet", "--batch-mode", COPY])
+            .arg(format!("-Dartifact=org.questdb:questdb:{QUESTDB}"))
+            .arg(format!("-DoutputDirectory={}", part.display())),
+    )?;
+    fs::rename(part.join(format!("{name}.jar")), &jar)?;
+    Ok(jar)
+}
+
+/// Its defaults, but for: one listener on the loopback, nothing reported to its makers, a heap of
+/// 1 GiB at most (its columns lie outside the heap).
+pub(super) fn command(jar: &Path, folder: &Path, port: u16) -> Result<Words> {
+    let root = folder.join("data");
+    let settings = format!(
+        "http.net.bind.to=127.0.0.1:{port}\n\
+         http.min.enabled=false\n\
+         line.tcp.enabled=false\n\
+         pg.enabled=false\n\
+         telemetry.enabled=false\n"
+    );
+    fs::create_dir_all(root.join("conf"))?;
+    fs::write(root.join("conf/server.conf"), settings)?;
+    Ok(vec![
+        "java".into(),
+        "-Xms256m".into(),
+        "-Xmx1g".into(),
+        "-XX:+UseParallelGC".into(),
+        "-cp".into(),
+        jar.into(),
+        "io.questdb.ServerMain".into(),
+        "-d".into(),
+        root.into(),
+    ])
+}
+
+/// Rows of a statement.
+pub(super) async fn rows(http: &Http, sql: &str) -> Result<Vec<Vec<Value>>> {
+    let request = http
+        .request(reqwest::Method::GET, "/exec")
+        .query(&[("query", sql)]);
+    let answer = http.send(request).await?;
+    if answer.status != 200 {
+        bail!("{sql}: {} {}", answer.status, answer.body);
+    }
+    let rows = answer.json()["dataset"].take();
+    serde_json::from_value(rows).with_context(|| format!("{sql}: dataset"))
+}
+
+/// The one number that a statement answers.
+pub(super) async fn number(http: &Http, sql: &str) -> Result<u64> {
+    let rows = rows(http, sql).await?;
+    let number = rows.first().and_then(|row| row.first());
+    number
+        .and_then(Value::as_u64)
+        .with_context(|| format!("{sql}: {rows:?}"))
+}
+
+/// Writes the batches into a table of another name and drops it: a Java program is slow until it has
+/// compiled what runs often, which is no property of the database.
+pub(super) async fn warm_up(http: &Http, write_path: &str, batches: &[Bytes]) -> Result<()> {
+    let mut lines = 0;
+    for batch in batches {
+        let text = String::from_utf8_lossy(batch).replace("cpu,", "warm,");
+        lines += text.lines().count() as u64;
+        let post = http.request(reqwest::Method::POST, write_path).body(text);
+        let answer = http.send(post).await?;
+        if answer.status != 204 {
+            bail!("{write_path}: {} {}", answer.status, answer.body);
+        }
+    }
+    let sql = "SELECT count() FROM warm";
+    wait::until("warm-up is seen", Duration::from_secs(60), || async move {
+        match number(http, sql).await? {
+            seen if seen == lines => Ok(()),
+            seen => bail!("{seen} rows of {lines}"),
+        }
+    })
+    .await?;
+    execute(http, "DROP TABLE warm").await
+}
+
+/// Runs a statement that answers nothing.
+async fn execute(http: &Http, sql: &str) -> Result<()> {
+    let request = http
+        .request(reqwest::Method::GET, "/exec")
+        .query(&[("query", sql)]);
+    let answer = http.send(request).await?;
+    match answer.status {
+        200 => Ok(()),
+        status => bail!("{sql}: {status} {}", answer.body),
+    }
+}
