@@ -29,6 +29,9 @@ pub const VICTORIA_METRICS: &str = "1.150.0";
 /// Release of QuestDB, from Maven Central.
 pub const QUESTDB: &str = "9.3.1";
 
+/// A peer's data below the folder it was given.
+const DATA: &str = "data";
+
 /// How long a peer may take until it answers.
 const READY_WITHIN: Duration = Duration::from_secs(60);
 
@@ -63,6 +66,15 @@ impl Kind {
         match self {
             Self::VictoriaMetrics => victoria_metrics::DURABILITY,
             Self::QuestDb => questdb::DURABILITY,
+        }
+    }
+
+    /// Where a peer started in `folder` keeps the benchmark's table: what is weighed.
+    pub fn table(self, folder: &Path) -> Result<Vec<PathBuf>> {
+        let data = folder.join(DATA);
+        match self {
+            Self::VictoriaMetrics => Ok(vec![data]),
+            Self::QuestDb => questdb::table(&data),
         }
     }
 
@@ -102,10 +114,10 @@ impl Peer {
     ///
     /// * `folder`: an empty directory for its data and its log.
     pub async fn start(kind: Kind, installed: &Path, folder: &Path) -> Result<Self> {
-        let port = free_port()?;
+        let (port, data) = (free_port()?, folder.join(DATA));
         let command = match kind {
-            Kind::VictoriaMetrics => victoria_metrics::command(installed, folder, port),
-            Kind::QuestDb => questdb::command(installed, folder, port)?,
+            Kind::VictoriaMetrics => victoria_metrics::command(installed, &data, port),
+            Kind::QuestDb => questdb::command(installed, &data, port)?,
         };
         let log = folder.join("peer.log");
         let process = Spawned::start(&command, &log).with_context(|| kind.name())?;

@@ -41,13 +41,13 @@ pub(super) fn install() -> Result<PathBuf> {
             .arg(format!("-DoutputDirectory={}", part.display())),
     )?;
     fs::rename(part.join(format!("{name}.jar")), &jar)?;
+    fs::remove_dir_all(&part)?;
     Ok(jar)
 }
 
 /// Its defaults, but for: one listener on the loopback, nothing reported to its makers, a heap of
 /// 1 GiB at most (its columns lie outside the heap).
-pub(super) fn command(jar: &Path, folder: &Path, port: u16) -> Result<Words> {
-    let root = folder.join("data");
+pub(super) fn command(jar: &Path, data: &Path, port: u16) -> Result<Words> {
     let settings = format!(
         "http.net.bind.to=127.0.0.1:{port}\n\
          http.min.enabled=false\n\
@@ -55,8 +55,8 @@ pub(super) fn command(jar: &Path, folder: &Path, port: u16) -> Result<Words> {
          pg.enabled=false\n\
          telemetry.enabled=false\n"
     );
-    fs::create_dir_all(root.join("conf"))?;
-    fs::write(root.join("conf/server.conf"), settings)?;
+    fs::create_dir_all(data.join("conf"))?;
+    fs::write(data.join("conf/server.conf"), settings)?;
     Ok(vec![
         "java".into(),
         "-Xms256m".into(),
@@ -66,8 +66,21 @@ pub(super) fn command(jar: &Path, folder: &Path, port: u16) -> Result<Words> {
         jar.into(),
         "io.questdb.ServerMain".into(),
         "-d".into(),
-        root.into(),
+        data.into(),
     ])
+}
+
+/// Folders of the table `cpu`: behind its name stands a number that grows when it is made again.
+pub(super) fn table(data: &Path) -> Result<Vec<PathBuf>> {
+    let tables = data.join("db");
+    let mut found = Vec::new();
+    for entry in fs::read_dir(&tables).with_context(|| tables.display().to_string())? {
+        let entry = entry?;
+        if entry.file_name().to_string_lossy().starts_with("cpu~") {
+            found.push(entry.path());
+        }
+    }
+    Ok(found)
 }
 
 /// Rows of a statement.

@@ -40,16 +40,17 @@ pub(super) fn install() -> Result<PathBuf> {
             .arg(format!("{MODULE}/app/victoria-metrics")),
     )?;
     fs::rename(&part, &binary)?;
+    fs::remove_dir_all(&module)?;
     Ok(binary)
 }
 
 /// Its defaults, but for: nothing is too old to be kept; a query may read every point, for the rows
 /// are counted.
-pub(super) fn command(binary: &Path, folder: &Path, port: u16) -> Words {
+pub(super) fn command(binary: &Path, data: &Path, port: u16) -> Words {
     vec![
         binary.into(),
         "-retentionPeriod=100y".into(),
-        format!("-storageDataPath={}", folder.join("data").display()).into(),
+        format!("-storageDataPath={}", data.display()).into(),
         format!("-httpListenAddr=127.0.0.1:{port}").into(),
         "-search.maxSamplesPerQuery=1000000000".into(),
         "-search.maxSamplesPerSeries=1000000000".into(),

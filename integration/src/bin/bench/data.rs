@@ -134,3 +134,29 @@ fn feed(mut text: impl BufRead, batches: &mpsc::Sender<Bytes>) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn batches_are_whole_lines_and_everything() {
+        let text = Bytes::from("row\n".repeat(2 * BATCH_LINES + 1));
+        let batches = cut(&text);
+        let lengths: Vec<_> = batches.iter().map(Bytes::len).collect();
+        assert_eq!(lengths, [4 * BATCH_LINES, 4 * BATCH_LINES, 4]);
+        assert_eq!(batches.concat(), text);
+        assert!(cut(&Bytes::new()).is_empty());
+    }
+
+    #[test]
+    fn a_stream_ends_with_its_last_whole_batch() {
+        let text = "row\n".repeat(2 * BATCH_LINES + 1);
+        let (sender, mut receiver) = mpsc::channel(8);
+        feed(text.as_bytes(), &sender);
+        drop(sender);
+        assert_eq!(receiver.blocking_recv().unwrap().len(), 4 * BATCH_LINES);
+        assert!(receiver.blocking_recv().is_some());
+        assert!(receiver.blocking_recv().is_none());
+    }
+}

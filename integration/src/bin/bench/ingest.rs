@@ -198,7 +198,7 @@ async fn measure(contestant: &Contestant, data: &Data, folder: &Path) -> Result<
         peer.warm_up(&data.batches[..warm]).await?;
     }
     let (pid, rows) = (server.pid(), data.rows);
-    let disk_before = measure::blocks_bytes(folder)?;
+    let disk_before = contestant.disk_bytes(folder)?;
     let cpu_before = process::cpu_seconds(pid)?;
     let began = Instant::now();
     let load = loader::load(&server.target(), &data.batches).await?;
@@ -215,7 +215,7 @@ async fn measure(contestant: &Contestant, data: &Data, folder: &Path) -> Result<
     });
     let (seen, cpu_seen) = seen.await?;
     let memory_seen = process::memory_peak_bytes(pid)?;
-    let disk_seen = measure::blocks_bytes(folder)?;
+    let disk_seen = contestant.disk_bytes(folder)?;
     let values = server.values(data.span).await?;
     if values != rows * FIELDS.len() as u64 {
         bail!("{values} values are seen, written were {rows} rows of ten");
@@ -235,7 +235,7 @@ async fn measure(contestant: &Contestant, data: &Data, folder: &Path) -> Result<
             Contestant::Peer(..) => memory_seen,
         },
         disk_seen_bytes: disk_seen.saturating_sub(disk_before),
-        disk_ended_bytes: measure::blocks_bytes(folder)?.saturating_sub(disk_before),
+        disk_ended_bytes: contestant.disk_bytes(folder)?.saturating_sub(disk_before),
     })
 }
 

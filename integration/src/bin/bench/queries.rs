@@ -40,9 +40,10 @@ pub(crate) async fn run(
         "query", "rows", "ours ms", "zero ms", "ratio"
     );
     let (mut found, mut ratios) = (Vec::new(), Vec::new());
-    let mut worst = (0.0_f64, "");
+    let (mut worst, mut empty) = ((0.0_f64, ""), 0);
     for query in queries::all(Dialect::Auxo, &Draw::default()) {
         let rows = equal(&node, &zero, &query).await?;
+        empty += usize::from(rows == 0);
         let (mut ours, mut theirs) = (Vec::new(), Vec::new());
         for round in 0..rounds.max(2) {
             let (our, their) = (ask(&node, &query).await?, ask_zero(&zero, &query).await?);
@@ -72,10 +73,9 @@ pub(crate) async fn run(
         json!({ "rounds": rounds, "geometric_mean": mean, "queries": found }),
     );
     report.line(format!(
-        "queries: geometric mean {mean:.2}x the zero line, worst {:.2}x ({}), {} of {} equal row by row; load {:.2}",
+        "queries: geometric mean {mean:.2}x the zero line, worst {:.2}x ({}), {} equal row by row, {empty} of them empty; load {:.2}",
         worst.0,
         worst.1,
-        ratios.len(),
         ratios.len(),
         process::load_average()?,
     ));

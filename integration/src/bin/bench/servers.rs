@@ -12,6 +12,7 @@ use integration::wait;
 use serde_json::{Value, json};
 
 use crate::loader::Target;
+use crate::measure;
 
 /// Who is measured.
 #[derive(Clone, Debug)]
@@ -36,6 +37,15 @@ impl Contestant {
             Self::Ours(_) => "yes: fsync of the log before the ack",
             Self::Peer(kind, _) => kind.durability(),
         }
+    }
+
+    /// Bytes on the disk that its rows take, and whatever else it keeps beside them.
+    pub(crate) fn disk_bytes(&self, folder: &Path) -> Result<u64> {
+        let folders = match self {
+            Self::Ours(binary) => vec![Setup::new(binary, folder).data()],
+            Self::Peer(kind, _) => kind.table(folder)?,
+        };
+        folders.iter().map(|at| measure::blocks_bytes(at)).sum()
     }
 
     /// Starts it in an empty folder and waits until it takes rows.
@@ -113,7 +123,7 @@ impl Server {
     }
 }
 
-/// The one number that a statement answers; zero while there is no table yet.
+/// The one number that a statement answers.
 async fn number(http: &Http, sql: &str) -> Result<u64> {
     let rows = http.sql(sql).await?;
     let number = rows.first().and_then(|row| row.first());
