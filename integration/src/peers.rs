@@ -4,7 +4,8 @@
 //! a machine; it gets a free port on the loopback, a folder of its own, and ends with its [`Peer`].
 //!
 //! Rooms: [`victoria_metrics`] and [`questdb`] (how each is got, started and asked), [`spawned`] (a
-//! process with a log that does not outlive its owner).
+//! process with a log that does not outlive its owner); [`duckdb`], which takes no rows and is only
+//! asked.
 //!
 //! Never here: a measurement, or a setting that makes a peer slower than its defaults do.
 
@@ -19,6 +20,7 @@ use crate::standalone::free_port;
 use crate::wait;
 use spawned::Spawned;
 
+pub mod duckdb;
 pub mod questdb;
 pub mod spawned;
 pub mod victoria_metrics;

@@ -33,17 +33,7 @@ impl Data {
     /// The day of the benchmark, or less of it.
     pub(crate) fn make(binary: &Path, hosts: u32, hours: u32, folder: &Path) -> Result<Self> {
         let path = folder.join("data.lp");
-        let (days, rest) = (hours / 24, hours % 24);
-        let end = format!("2026-01-{:02}T{rest:02}:00:00Z", 1 + days);
-        let made = Command::new(binary)
-            .args(["--quiet", "bench", "gen", "--hosts", &hosts.to_string()])
-            .args(["--end", &end, "--out"])
-            .arg(&path)
-            .status()
-            .context("bench gen")?;
-        if !made.success() {
-            bail!("bench gen ended with {made}");
-        }
+        generate(binary, hosts, hours, "lp", &path)?;
         let text = Bytes::from(std::fs::read(&path)?);
         std::fs::remove_file(&path)?;
         Ok(Self {
@@ -65,6 +55,28 @@ impl Data {
             "hosts": self.hosts, "hours": self.hours, "rows": self.rows, "text_bytes": self.bytes,
             "batch_lines": BATCH_LINES,
         })
+    }
+}
+
+/// Has the binary write the rows; every format holds the same.
+pub(crate) fn generate(
+    binary: &Path,
+    hosts: u32,
+    hours: u32,
+    format: &str,
+    path: &Path,
+) -> Result<()> {
+    let (days, rest) = (hours / 24, hours % 24);
+    let end = format!("2026-01-{:02}T{rest:02}:00:00Z", 1 + days);
+    let made = Command::new(binary)
+        .args(["--quiet", "bench", "gen", "--hosts", &hosts.to_string()])
+        .args(["--end", &end, "--format", format, "--out"])
+        .arg(path)
+        .status()
+        .context("bench gen")?;
+    match made.success() {
+        true => Ok(()),
+        false => bail!("bench gen ended with {made}"),
     }
 }
 

@@ -27,6 +27,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use clap::{Parser, ValueEnum};
 use integration::peers::Kind;
+use integration::peers::duckdb::DuckDb;
 use integration::{binary, disk};
 use serde_json::json;
 
@@ -46,8 +47,8 @@ struct Arguments {
     /// Parts to run; all unless given.
     #[arg(long, value_enum, value_delimiter = ',')]
     only: Vec<Part>,
-    /// Peers to load beside ours; fetched at the first use on a machine.
-    #[arg(long, value_enum, value_delimiter = ',', default_values = ["vm", "questdb"])]
+    /// Peers to load or to ask beside ours; fetched at the first use on a machine.
+    #[arg(long, value_enum, value_delimiter = ',', default_values = ["vm", "questdb", "duckdb"])]
     peers: Vec<PeerName>,
     /// Hosts in the data.
     #[arg(long, default_value_t = 400, value_parser = clap::value_parser!(u32).range(1..))]
@@ -88,12 +89,14 @@ enum PeerName {
     None,
     Vm,
     Questdb,
+    Duckdb,
 }
 
 impl PeerName {
+    /// The server that rows are loaded into, if it is one.
     fn kind(self) -> Option<Kind> {
         match self {
-            Self::None => None,
+            Self::None | Self::Duckdb => None,
             Self::Vm => Some(Kind::VictoriaMetrics),
             Self::Questdb => Some(Kind::QuestDb),
         }
@@ -118,9 +121,13 @@ async fn main() -> Result<()> {
     report.add("shape", "standalone".into());
     report.add("auxo", version.into());
     report.add("machine", machine);
-    loaded_parts(&arguments, &binary, &mut report).await?;
-    if arguments.wants(Part::Restart) {
-        restart::run(&binary, arguments.log_mib, &mut report).await?;
+    // What was measured before a part fails is still shown and written.
+    let mut ran = loaded_parts(&arguments, &binary, &mut report).await;
+    if ran.is_ok() && arguments.wants(Part::Restart) {
+        ran = restart::run(&binary, arguments.log_mib, &mut report).await;
+    }
+    if let Err(error) = &ran {
+        report.void(format!("{error:#}"));
     }
     report.add(
         "load_average_at_end",
@@ -131,7 +138,7 @@ async fn main() -> Result<()> {
         let text = serde_json::to_string_pretty(&report)?;
         std::fs::write(path, text).with_context(|| path.display().to_string())?;
     }
-    Ok(())
+    ran
 }
 
 /// The parts that work on the day of data. What was loaded last by ingest is weighed and asked.
@@ -167,7 +174,19 @@ async fn loaded_parts(arguments: &Arguments, binary: &Path, report: &mut Report)
     }
     drop(data);
     if arguments.wants(Part::Queries) {
-        queries::run(binary, ended.path(), arguments.query_rounds, report).await?;
+        let duckdb = duckdb(arguments, binary, folder.path())?;
+        let rounds = arguments.query_rounds;
+        queries::run(binary, ended.path(), duckdb, rounds, report).await?;
     }
     Ok(())
+}
+
+/// DuckDB with the rows of the data, or why there is none.
+fn duckdb(arguments: &Arguments, binary: &Path, folder: &Path) -> Result<Result<DuckDb, String>> {
+    if !arguments.peers.contains(&PeerName::Duckdb) {
+        return Ok(Err("not asked for".to_owned()));
+    }
+    let csv = folder.join("data.csv");
+    data::generate(binary, arguments.hosts, arguments.hours, "csv", &csv)?;
+    Ok(DuckDb::start(&csv).map_err(|error| format!("not run: {error:#}")))
 }

@@ -1,6 +1,8 @@
-//! The fifteen queries over HTTP beside plain DataFusion on the same files in this process, in turns.
+//! The fifteen queries over HTTP beside plain DataFusion on the same files in this process, and beside
+//! DuckDB on the same rows, in turns.
 //!
-//! Before a time counts, the rows of both are equal, value by value. The first round is dropped.
+//! Before a time counts, the rows of all are equal, value by value. The first round is dropped. Times
+//! are until the whole result is there; none is written as text.
 
 use std::path::Path;
 use std::time::Duration;
@@ -10,6 +12,7 @@ use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Float64Type, Int64Type, TimeUnit};
 use integration::http::Answer;
+use integration::peers::duckdb::DuckDb;
 use integration::queries::{self, Dialect, Draw, Query};
 use integration::standalone::{Setup, Standalone};
 use integration::zero_line::ZeroLine;
@@ -24,10 +27,27 @@ use crate::servers::has_database;
 /// Partitions of the zero line: the processors that both have.
 const ZERO_LINE_PARTITIONS: usize = 2;
 
-/// Asks the node that ended in this folder, and the zero line.
+/// Who answers.
+struct Sides {
+    node: Standalone,
+    zero: ZeroLine,
+    duckdb: Option<DuckDb>,
+}
+
+/// Milliseconds of each side for one query.
+struct Times {
+    ours: f64,
+    zero: f64,
+    duckdb: Option<f64>,
+}
+
+/// Asks the node that ended in this folder, and beside it the zero line and DuckDB.
+///
+/// * `duckdb`: DuckDB with the same rows, or why there is none.
 pub(crate) async fn run(
     binary: &Path,
     folder: &Path,
+    duckdb: Result<DuckDb, String>,
     rounds: usize,
     report: &mut Report,
 ) -> Result<()> {
@@ -35,62 +55,115 @@ pub(crate) async fn run(
     let zero = ZeroLine::open(&setup.data().join("store"), ZERO_LINE_PARTITIONS).await?;
     let node = setup.start().await?;
     has_database(&node.http).await?;
+    let missing = duckdb.as_ref().err().cloned();
+    let duckdb = duckdb.ok();
+    let mut sides = Sides { node, zero, duckdb };
     println!(
-        "{:24} {:>8} {:>10} {:>10} {:>7}",
-        "query", "rows", "ours ms", "zero ms", "ratio"
+        "{:24} {:>8} {:>10} {:>10} {:>7} {:>10} {:>7}",
+        "query", "rows", "ours ms", "zero ms", "ratio", "DuckDB ms", "ratio"
     );
-    let (mut found, mut ratios) = (Vec::new(), Vec::new());
-    let (mut worst, mut empty) = ((0.0_f64, ""), 0);
-    for query in queries::all(Dialect::Auxo, &Draw::default()) {
-        let rows = equal(&node, &zero, &query).await?;
+    let (mut found, mut to_zero, mut to_duckdb) = (Vec::new(), Vec::new(), Vec::new());
+    let mut empty = 0;
+    let draw = Draw::default();
+    let both = queries::all(Dialect::Auxo, &draw).into_iter();
+    for (query, theirs) in both.zip(queries::all(Dialect::DuckDb, &draw)) {
+        let rows = sides.equal(&query, &theirs).await?;
         empty += usize::from(rows == 0);
-        let (mut ours, mut theirs) = (Vec::new(), Vec::new());
-        for round in 0..rounds.max(2) {
-            let (our, their) = (ask(&node, &query).await?, ask_zero(&zero, &query).await?);
-            if round > 0 {
-                ours.push(our.as_secs_f64() * 1e3);
-                theirs.push(their.as_secs_f64() * 1e3);
-            }
+        let mut times = Vec::new();
+        for _ in 0..rounds.max(2) {
+            times.push(sides.ask(&query, &theirs).await?);
         }
-        let (ours, theirs) = (measure::median(ours), measure::median(theirs));
-        let ratio = ours / theirs;
-        if ratio > worst.0 {
-            worst = (ratio, query.name);
-        }
+        let counted = &times[1..];
+        let median = |of: fn(&Times) -> Option<f64>| {
+            let of: Vec<f64> = counted.iter().filter_map(of).collect();
+            (!of.is_empty()).then(|| measure::median(of))
+        };
+        let ours = median(|times| Some(times.ours)).unwrap_or_default();
+        let zero = median(|times| Some(times.zero)).unwrap_or_default();
+        let duckdb = median(|times| times.duckdb);
+        to_zero.push((ours / zero, query.name));
+        to_duckdb.extend(duckdb.map(|duckdb| (ours / duckdb, query.name)));
+        let shown =
+            |value: Option<f64>| value.map_or("-".to_owned(), |value| format!("{value:.2}"));
         println!(
-            "{:24} {rows:>8} {ours:>10.2} {theirs:>10.2} {ratio:>7.2}",
-            query.name
+            "{:24} {rows:>8} {ours:>10.2} {zero:>10.2} {:>7.2} {:>10} {:>7}",
+            query.name,
+            ours / zero,
+            shown(duckdb),
+            shown(duckdb.map(|duckdb| ours / duckdb)),
         );
-        ratios.push(ratio);
         found.push(json!({
-            "query": query.name, "rows": rows, "ours_ms": ours, "zero_ms": theirs, "ratio": ratio,
+            "query": query.name, "rows": rows, "ours_ms": ours, "zero_ms": zero, "duckdb_ms": duckdb,
         }));
     }
-    let logs: f64 = ratios.iter().map(|ratio| ratio.ln()).sum();
-    let mean = (logs / ratios.len() as f64).exp();
+    let duckdb = match &missing {
+        None => format!("{} (1 thread, in process)", summary("DuckDB", &to_duckdb)),
+        Some(why) => format!("DuckDB {why}"),
+    };
     report.add(
         "queries",
-        json!({ "rounds": rounds, "geometric_mean": mean, "queries": found }),
+        json!({
+            "rounds": rounds, "queries": found, "duckdb_missing": missing,
+            "zero_geometric_mean": geometric_mean(&to_zero),
+            "duckdb_geometric_mean": geometric_mean(&to_duckdb),
+        }),
     );
     report.line(format!(
-        "queries: geometric mean {mean:.2}x the zero line, worst {:.2}x ({}), {} equal row by row, {empty} of them empty; load {:.2}",
-        worst.0,
-        worst.1,
-        ratios.len(),
+        "queries: {}, {duckdb}; {} equal row by row, {empty} of them empty; load {:.2}",
+        summary("the zero line", &to_zero),
+        to_zero.len(),
         process::load_average()?,
     ));
     Ok(())
 }
 
-/// Number of rows, once both answers are shown to be equal.
-async fn equal(node: &Standalone, zero: &ZeroLine, query: &Query) -> Result<usize> {
-    let answer = post(node, query, "json").await?;
-    let ours: Vec<Vec<Value>> =
-        serde_json::from_value(answer.json()["rows"].take()).with_context(|| query.name)?;
-    let batches = zero.context().sql(&query.sql).await?.collect().await;
-    let theirs = rows(&batches.with_context(|| query.name)?)?;
-    compare::rows(query.name, &ours, &theirs, query.ordered)?;
-    Ok(ours.len())
+fn geometric_mean(ratios: &[(f64, &str)]) -> f64 {
+    let logs: f64 = ratios.iter().map(|(ratio, _)| ratio.ln()).sum();
+    (logs / ratios.len() as f64).exp()
+}
+
+fn summary(peer: &str, ratios: &[(f64, &str)]) -> String {
+    let worst = ratios.iter().max_by(|a, b| a.0.total_cmp(&b.0));
+    let (worst, name) = worst.copied().unwrap_or_default();
+    let mean = geometric_mean(ratios);
+    format!("geometric mean {mean:.2}x {peer}, worst {worst:.2}x ({name})")
+}
+
+impl Sides {
+    /// Number of rows, once every side's answer is shown to be ours.
+    async fn equal(&mut self, query: &Query, theirs: &Query) -> Result<usize> {
+        let answer = post(&self.node, query, "json").await?;
+        let ours: Vec<Vec<Value>> =
+            serde_json::from_value(answer.json()["rows"].take()).with_context(|| query.name)?;
+        let batches = self.zero.context().sql(&query.sql).await?.collect().await;
+        let zero = rows(&batches.with_context(|| query.name)?)?;
+        compare::rows(query.name, &ours, &zero, query.ordered).context("the zero line")?;
+        if let Some(duckdb) = &mut self.duckdb {
+            let answer = tokio::task::block_in_place(|| duckdb.ask(theirs, true))?;
+            let rows = answer.rows.context("rows")?;
+            compare::rows(query.name, &ours, &rows, query.ordered).context("DuckDB")?;
+        }
+        Ok(ours.len())
+    }
+
+    /// Each side once, one after the other.
+    async fn ask(&mut self, query: &Query, theirs: &Query) -> Result<Times> {
+        let ms = |took: Duration| took.as_secs_f64() * 1e3;
+        let began = Instant::now();
+        post(&self.node, query, "null").await?;
+        let ours = ms(began.elapsed());
+        let began = Instant::now();
+        self.zero.rows(query).await?;
+        let zero = ms(began.elapsed());
+        let duckdb = match &mut self.duckdb {
+            None => None,
+            Some(duckdb) => {
+                let answer = tokio::task::block_in_place(|| duckdb.ask(theirs, false))?;
+                Some(ms(answer.took()))
+            }
+        };
+        Ok(Times { ours, zero, duckdb })
+    }
 }
 
 async fn post(node: &Standalone, query: &Query, format: &str) -> Result<Answer> {
@@ -103,18 +176,6 @@ async fn post(node: &Standalone, query: &Query, format: &str) -> Result<Answer> 
         200 => Ok(answer),
         status => bail!("{}: {status} {}", query.name, answer.body),
     }
-}
-
-async fn ask(node: &Standalone, query: &Query) -> Result<Duration> {
-    let began = Instant::now();
-    post(node, query, "null").await?;
-    Ok(began.elapsed())
-}
-
-async fn ask_zero(zero: &ZeroLine, query: &Query) -> Result<Duration> {
-    let began = Instant::now();
-    zero.rows(query).await?;
-    Ok(began.elapsed())
 }
 
 /// Rows as JSON values; times as nanoseconds since 1970.
