@@ -14,6 +14,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use bytes::Bytes;
+use serde_json::Value;
+use tokio::time::Instant;
 
 use crate::http::Http;
 use crate::standalone::free_port;
@@ -197,6 +199,30 @@ impl Peer {
                 victoria_metrics::points(&self.http, "cpu_usage_user", span).await
             }
             Kind::QuestDb => questdb::number(&self.http, "SELECT count() FROM cpu").await,
+        }
+    }
+
+    /// Rows of a statement in the peer's SQL, times as nanoseconds since 1970.
+    ///
+    /// * errors: VictoriaMetrics has no SQL.
+    pub async fn sql(&self, sql: &str) -> Result<Vec<Vec<Value>>> {
+        match self.kind {
+            Kind::VictoriaMetrics => bail!("VictoriaMetrics has no SQL"),
+            Kind::QuestDb => questdb::rows(&self.http, sql).await,
+        }
+    }
+
+    /// How long a statement takes until its last row has come, as the peer writes it.
+    ///
+    /// * errors: VictoriaMetrics has no SQL.
+    pub async fn sql_took(&self, sql: &str) -> Result<Duration> {
+        match self.kind {
+            Kind::VictoriaMetrics => bail!("VictoriaMetrics has no SQL"),
+            Kind::QuestDb => {
+                let began = Instant::now();
+                questdb::execute(&self.http, sql).await?;
+                Ok(began.elapsed())
+            }
         }
     }
 

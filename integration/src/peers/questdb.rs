@@ -6,13 +6,14 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use arrow::compute::kernels::cast_utils::string_to_timestamp_nanos;
 use bytes::Bytes;
 use serde_json::Value;
 
 use super::QUESTDB;
 use super::spawned::{self, Words};
 use crate::duckdb::cache;
-use crate::http::Http;
+use crate::http::{Answer, Http};
 use crate::wait;
 
 /// Copies an artifact out of a repository without a project.
@@ -83,17 +84,34 @@ pub(super) fn table(data: &Path) -> Result<Vec<PathBuf>> {
     Ok(found)
 }
 
-/// Rows of a statement.
+/// Rows of a statement, times as nanoseconds since 1970.
 pub(super) async fn rows(http: &Http, sql: &str) -> Result<Vec<Vec<Value>>> {
-    let request = http
-        .request(reqwest::Method::GET, "/exec")
-        .query(&[("query", sql)]);
-    let answer = http.send(request).await?;
-    if answer.status != 200 {
-        bail!("{sql}: {} {}", answer.status, answer.body);
+    let mut answer = ask(http, sql).await?.json();
+    let times: Vec<usize> = match answer["columns"].as_array() {
+        Some(columns) => (0..columns.len())
+            .filter(|&at| columns[at]["type"] == "TIMESTAMP")
+            .collect(),
+        None => bail!("{sql}: no columns"),
+    };
+    let rows: Result<Vec<Vec<Value>>, _> = serde_json::from_value(answer["dataset"].take());
+    let mut rows = rows.with_context(|| format!("{sql}: dataset"))?;
+    for row in &mut rows {
+        for &at in &times {
+            if let Some(text) = row[at].as_str() {
+                row[at] = string_to_timestamp_nanos(text)?.into();
+            }
+        }
     }
-    let rows = answer.json()["dataset"].take();
-    serde_json::from_value(rows).with_context(|| format!("{sql}: dataset"))
+    Ok(rows)
+}
+
+async fn ask(http: &Http, sql: &str) -> Result<Answer> {
+    let request = http.request(reqwest::Method::GET, "/exec");
+    let answer = http.send(request.query(&[("query", sql)])).await?;
+    match answer.status {
+        200 => Ok(answer),
+        status => bail!("{sql}: {status} {}", answer.body),
+    }
 }
 
 /// The one number that a statement answers.
@@ -129,14 +147,7 @@ pub(super) async fn warm_up(http: &Http, write_path: &str, batches: &[Bytes]) ->
     execute(http, "DROP TABLE warm").await
 }
 
-/// Runs a statement that answers nothing.
-async fn execute(http: &Http, sql: &str) -> Result<()> {
-    let request = http
-        .request(reqwest::Method::GET, "/exec")
-        .query(&[("query", sql)]);
-    let answer = http.send(request).await?;
-    match answer.status {
-        200 => Ok(()),
-        status => bail!("{sql}: {status} {}", answer.body),
-    }
+/// Runs a statement and takes its answer without looking at it.
+pub(super) async fn execute(http: &Http, sql: &str) -> Result<()> {
+    ask(http, sql).await.map(|_| ())
 }

@@ -111,21 +111,21 @@ impl Outcome {
     }
 }
 
-/// Loads ours alone and returns the folder it has ended in.
-pub(crate) async fn load_ours(binary: &Path, data: &Data) -> Result<TempDir> {
-    let folder = disk::folder("bench-ours")?;
-    let ours = Contestant::Ours(binary.to_owned());
-    measure(&ours, data, folder.path()).await?;
+/// Loads one alone and returns the folder it has ended in.
+pub(crate) async fn load_one(contestant: &Contestant, data: &Data) -> Result<TempDir> {
+    let folder = disk::folder("bench-load")?;
+    measure(contestant, data, folder.path()).await?;
     Ok(folder)
 }
 
-/// Runs all rounds; returns the folder that ours ended in last.
+/// Runs all rounds; returns the folders that the contestants ended in last, in their order, and none
+/// for one whose last round is void.
 pub(crate) async fn run(
     field: &Field,
     data: &Data,
     rounds: usize,
     report: &mut Report,
-) -> Result<Option<TempDir>> {
+) -> Result<Vec<Option<TempDir>>> {
     let loader = loader::rows_per_s_max(data).await?;
     println!(
         "loader: {loader:.0} rows/s into a sink that discards (at least {LOADER_ROWS_PER_S_MIN:.0})"
@@ -135,7 +135,7 @@ pub(crate) async fn run(
             "the loader passes {loader:.0} rows/s into a sink, less than {LOADER_ROWS_PER_S_MIN:.0}"
         ));
     }
-    let mut kept = None;
+    let mut kept = Vec::new();
     let mut outcomes: Vec<Vec<Option<Outcome>>> = Vec::new();
     for round in 1..=rounds {
         println!(
@@ -155,14 +155,12 @@ pub(crate) async fn run(
             "loader s",
         );
         let mut in_round = Vec::new();
+        kept.clear();
         for contestant in &field.contestants {
             let folder = disk::folder("bench-load")?;
             let outcome = measure(contestant, data, folder.path()).await;
             let outcome = match (contestant, outcome) {
-                (Contestant::Ours(_), outcome) => {
-                    kept = Some(folder);
-                    Some(outcome.context("AuxoDB")?)
-                }
+                (Contestant::Ours(_), outcome) => Some(outcome.context("AuxoDB")?),
                 (Contestant::Peer(..), Ok(outcome)) => Some(outcome),
                 (Contestant::Peer(kind, _), Err(error)) => {
                     report.void(format!("{}, round {round}: {error:#}", kind.name()));
@@ -173,6 +171,7 @@ pub(crate) async fn run(
                 Some(outcome) => outcome.print(contestant.name()),
                 None => println!("  {:15} void", contestant.name()),
             }
+            kept.push(outcome.as_ref().map(|_| folder));
             in_round.push(outcome);
         }
         for (kind, why) in &field.missing {

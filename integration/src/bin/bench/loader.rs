@@ -56,7 +56,8 @@ impl Target {
     ///
     /// * errors: any other answer.
     pub(crate) async fn post(&self, batch: &Bytes) -> Result<usize> {
-        for refused in 0.. {
+        let mut refused = 0;
+        loop {
             let post = self.http.request(reqwest::Method::POST, &self.path);
             let answer = self.http.send(post.body(batch.clone())).await?;
             match (answer.status, answer.retry_after_s) {
@@ -64,8 +65,8 @@ impl Target {
                 (_, Some(seconds)) => tokio::time::sleep(Duration::from_secs(seconds)).await,
                 (status, None) => bail!("{}: {status} {}", self.path, answer.body),
             }
+            refused += 1;
         }
-        unreachable!("the loop ends by returning")
     }
 }
 

@@ -1,8 +1,8 @@
 //! Speed and memory of one node, as ratios to its peers or to a physical limit in the same run.
 //!
 //! Rooms: [`data`] (the rows), [`loader`] (sends them; [`sink`] shows what it can do), [`servers`]
-//! (ours and the peers behind one face), [`ingest`], [`footprint`], [`queries`] and [`restart`] (the
-//! parts), [`measure`] and [`report`]. What is measured and how is in `docs/benchmarks.md`.
+//! (ours and the peers behind one face), [`ingest`], [`footprint`], [`queries`] (with [`sides`], who
+//! is asked) and [`restart`] (the parts), [`measure`] and [`report`]. What is measured and how is in `docs/benchmarks.md`.
 //!
 //! Never here: a figure without its peer and its machine, or a failure because a machine is slow.
 
@@ -20,6 +20,7 @@ mod queries;
 mod report;
 mod restart;
 mod servers;
+mod sides;
 mod sink;
 
 use std::path::{Path, PathBuf};
@@ -30,10 +31,12 @@ use integration::peers::Kind;
 use integration::peers::duckdb::DuckDb;
 use integration::{binary, disk};
 use serde_json::json;
+use tempfile::TempDir;
 
 use crate::data::Data;
 use crate::report::Report;
-use crate::servers::Field;
+use crate::servers::{Contestant, Field, Server};
+use crate::sides::Side;
 
 /// Measures a node beside its peers.
 #[derive(Debug, Parser)]
@@ -141,7 +144,7 @@ async fn main() -> Result<()> {
     ran
 }
 
-/// The parts that work on the day of data. What was loaded last by ingest is weighed and asked.
+/// The parts that work on the day of data.
 async fn loaded_parts(arguments: &Arguments, binary: &Path, report: &mut Report) -> Result<()> {
     let wanted = [Part::Ingest, Part::Disk, Part::Queries].map(|part| arguments.wants(part));
     if wanted == [false; 3] {
@@ -151,42 +154,61 @@ async fn loaded_parts(arguments: &Arguments, binary: &Path, report: &mut Report)
     let data = Data::make(binary, arguments.hosts, arguments.hours, folder.path())?;
     println!("data: {}", data.report());
     report.add("data", data.report());
-    let mut ended = None;
+    let peers: Vec<Kind> = arguments
+        .peers
+        .iter()
+        .filter_map(|peer| peer.kind())
+        .collect();
+    let field = Field::gather(binary, &peers);
+    report.add("peers", field.report());
+    let mut ended: Vec<Option<TempDir>> = field.contestants.iter().map(|_| None).collect();
     if arguments.wants(Part::Ingest) {
-        let peers: Vec<Kind> = arguments
-            .peers
-            .iter()
-            .filter_map(|peer| peer.kind())
-            .collect();
-        let field = Field::gather(binary, &peers);
-        report.add("peers", field.report());
         ended = ingest::run(&field, &data, arguments.rounds.max(1), report).await?;
     }
     if wanted[1..] == [false; 2] {
         return Ok(());
     }
-    let ended = match ended {
-        Some(ended) => ended,
-        None => ingest::load_ours(binary, &data).await?,
-    };
+    // What is weighed and asked is what ingest left, or is loaded now.
+    let (mut others, mut missing) = (Vec::new(), Vec::new());
+    for (contestant, folder) in field.contestants.iter().zip(&mut ended) {
+        let ours = matches!(contestant, Contestant::Ours(_));
+        let asked = arguments.wants(Part::Queries) && contestant.has_sql();
+        if folder.is_none() && (ours || asked) {
+            match ingest::load_one(contestant, &data).await {
+                Ok(loaded) => *folder = Some(loaded),
+                Err(error) if ours => return Err(error),
+                Err(error) => missing.push((contestant.name(), format!("not loaded: {error:#}"))),
+            }
+        }
+    }
+    let ours = ended[0].as_ref().context("ours is loaded")?;
     if arguments.wants(Part::Disk) {
-        footprint::run(binary, ended.path(), &data, report)?;
+        footprint::run(binary, ours.path(), &data, report)?;
     }
     drop(data);
-    if arguments.wants(Part::Queries) {
-        let duckdb = duckdb(arguments, binary, folder.path())?;
-        let rounds = arguments.query_rounds;
-        queries::run(binary, ended.path(), duckdb, rounds, report).await?;
+    if !arguments.wants(Part::Queries) {
+        return Ok(());
     }
-    Ok(())
-}
-
-/// DuckDB with the rows of the data, or why there is none.
-fn duckdb(arguments: &Arguments, binary: &Path, folder: &Path) -> Result<Result<DuckDb, String>> {
-    if !arguments.peers.contains(&PeerName::Duckdb) {
-        return Ok(Err("not asked for".to_owned()));
+    if arguments.peers.contains(&PeerName::Duckdb) {
+        let csv = folder.path().join("data.csv");
+        data::generate(binary, arguments.hosts, arguments.hours, "csv", &csv)?;
+        match DuckDb::start(&csv) {
+            Ok(duckdb) => others.push(Side::DuckDb(duckdb)),
+            Err(error) => missing.push(("DuckDB", format!("not run: {error:#}"))),
+        }
     }
-    let csv = folder.join("data.csv");
-    data::generate(binary, arguments.hosts, arguments.hours, "csv", &csv)?;
-    Ok(DuckDb::start(&csv).map_err(|error| format!("not run: {error:#}")))
+    for (contestant, folder) in field.contestants.iter().zip(&ended) {
+        if let (true, Some(folder)) = (contestant.has_sql(), folder)
+            && let Server::Peer(peer) = contestant.start(folder.path()).await?
+        {
+            others.push(Side::QuestDb(peer));
+        }
+    }
+    let without = field
+        .missing
+        .iter()
+        .map(|(kind, why)| (kind.name(), why.clone()));
+    missing.extend(without.filter(|(name, _)| *name == Kind::QuestDb.name()));
+    let rounds = arguments.query_rounds;
+    queries::run(binary, ours.path(), others, &missing, rounds, report).await
 }

@@ -1,53 +1,42 @@
-//! The fifteen queries over HTTP beside plain DataFusion on the same files in this process, and beside
-//! DuckDB on the same rows, in turns.
+//! The fifteen queries over HTTP, warm, and the same beside the node, in turns.
 //!
-//! Before a time counts, the rows of all are equal, value by value. The first round is dropped. Times
-//! are until the whole result is there; none is written as text.
+//! Before a time counts, the rows of all are equal, value by value. The first round is dropped.
 
 use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
-use arrow::compute::cast;
-use arrow::datatypes::{DataType, Float64Type, Int64Type, TimeUnit};
 use integration::http::Answer;
-use integration::peers::duckdb::DuckDb;
 use integration::queries::{self, Dialect, Draw, Query};
 use integration::standalone::{Setup, Standalone};
 use integration::zero_line::ZeroLine;
 use integration::{compare, process};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use tokio::time::Instant;
 
 use crate::measure;
 use crate::report::Report;
 use crate::servers::has_database;
+use crate::sides::Side;
 
 /// Partitions of the zero line: the processors that both have.
 const ZERO_LINE_PARTITIONS: usize = 2;
 
-/// Who answers.
-struct Sides {
-    node: Standalone,
-    zero: ZeroLine,
-    duckdb: Option<DuckDb>,
+/// One that answers, its queries, and what came of them.
+struct Column {
+    side: Side,
+    queries: Vec<Query>,
+    ratios: Vec<(f64, &'static str)>,
 }
 
-/// Milliseconds of each side for one query.
-struct Times {
-    ours: f64,
-    zero: f64,
-    duckdb: Option<f64>,
-}
-
-/// Asks the node that ended in this folder, and beside it the zero line and DuckDB.
+/// Asks the node that ended in this folder, the zero line, and others beside them.
 ///
-/// * `duckdb`: DuckDB with the same rows, or why there is none.
+/// * `others`: with the same rows; `missing`: names of those who are not asked, and why.
 pub(crate) async fn run(
     binary: &Path,
     folder: &Path,
-    duckdb: Result<DuckDb, String>,
+    others: Vec<Side>,
+    missing: &[(&str, String)],
     rounds: usize,
     report: &mut Report,
 ) -> Result<()> {
@@ -55,66 +44,95 @@ pub(crate) async fn run(
     let zero = ZeroLine::open(&setup.data().join("store"), ZERO_LINE_PARTITIONS).await?;
     let node = setup.start().await?;
     has_database(&node.http).await?;
-    let missing = duckdb.as_ref().err().cloned();
-    let duckdb = duckdb.ok();
-    let mut sides = Sides { node, zero, duckdb };
-    println!(
-        "{:24} {:>8} {:>10} {:>10} {:>7} {:>10} {:>7}",
-        "query", "rows", "ours ms", "zero ms", "ratio", "DuckDB ms", "ratio"
-    );
-    let (mut found, mut to_zero, mut to_duckdb) = (Vec::new(), Vec::new(), Vec::new());
-    let mut empty = 0;
     let draw = Draw::default();
-    let both = queries::all(Dialect::Auxo, &draw).into_iter();
-    for (query, theirs) in both.zip(queries::all(Dialect::DuckDb, &draw)) {
-        let rows = sides.equal(&query, &theirs).await?;
+    let mut columns: Vec<Column> = [Side::Zero(zero)]
+        .into_iter()
+        .chain(others)
+        .map(|side| Column {
+            queries: queries::all(side.dialect(), &draw),
+            ratios: Vec::new(),
+            side,
+        })
+        .collect();
+    let heads = columns.iter().map(|column| column.side.name());
+    let heads = heads.map(|name| format!(" {name:>12} {:>7}", "ratio"));
+    println!(
+        "{:22} {:>8} {:>10}{}",
+        "query, ms",
+        "rows",
+        "AuxoDB",
+        heads.collect::<String>()
+    );
+    let (mut found, mut best, mut empty) = (Vec::new(), Vec::new(), 0);
+    for (at, query) in queries::all(Dialect::Auxo, &draw).iter().enumerate() {
+        let rows = equal(&node, query, at, &mut columns).await?;
         empty += usize::from(rows == 0);
-        let mut times = Vec::new();
-        for _ in 0..rounds.max(2) {
-            times.push(sides.ask(&query, &theirs).await?);
+        let mut ours = Vec::new();
+        let mut theirs = vec![Vec::new(); columns.len()];
+        for round in 0..rounds.max(2) {
+            let took = ask(&node, query).await?;
+            let counts = round > 0;
+            ours.extend(counts.then_some(took));
+            for (column, times) in columns.iter_mut().zip(&mut theirs) {
+                let took = column.side.took(&column.queries[at]).await?;
+                times.extend(counts.then_some(took));
+            }
         }
-        let counted = &times[1..];
-        let median = |of: fn(&Times) -> Option<f64>| {
-            let of: Vec<f64> = counted.iter().filter_map(of).collect();
-            (!of.is_empty()).then(|| measure::median(of))
-        };
-        let ours = median(|times| Some(times.ours)).unwrap_or_default();
-        let zero = median(|times| Some(times.zero)).unwrap_or_default();
-        let duckdb = median(|times| times.duckdb);
-        to_zero.push((ours / zero, query.name));
-        to_duckdb.extend(duckdb.map(|duckdb| (ours / duckdb, query.name)));
-        let shown =
-            |value: Option<f64>| value.map_or("-".to_owned(), |value| format!("{value:.2}"));
-        println!(
-            "{:24} {rows:>8} {ours:>10.2} {zero:>10.2} {:>7.2} {:>10} {:>7}",
-            query.name,
-            ours / zero,
-            shown(duckdb),
-            shown(duckdb.map(|duckdb| ours / duckdb)),
-        );
-        found.push(json!({
-            "query": query.name, "rows": rows, "ours_ms": ours, "zero_ms": zero, "duckdb_ms": duckdb,
-        }));
+        let ours = median_ms(&ours);
+        let mut line = format!("{:22} {rows:>8} {ours:>10.2}", query.name);
+        let mut times = Map::from_iter([("AuxoDB".to_owned(), ours.into())]);
+        for (column, theirs) in columns.iter_mut().zip(&theirs) {
+            let theirs = median_ms(theirs);
+            column.ratios.push((ours / theirs, query.name));
+            line += &format!(" {theirs:>12.2} {:>7.2}", ours / theirs);
+            times.insert(column.side.name().to_owned(), theirs.into());
+        }
+        println!("{line}");
+        let peers = columns[1..].iter().flat_map(|column| column.ratios.last());
+        best.extend(peers.copied().max_by(|a, b| a.0.total_cmp(&b.0)));
+        found.push(json!({ "query": query.name, "rows": rows, "ms": times }));
     }
-    let duckdb = match &missing {
-        None => format!("{} (1 thread, in process)", summary("DuckDB", &to_duckdb)),
-        Some(why) => format!("DuckDB {why}"),
-    };
+    let mut parts: Vec<String> = columns.iter().map(Column::summary).collect();
+    if !best.is_empty() {
+        let mean = geometric_mean(&best);
+        parts.push(format!("{mean:.2}x the best peer of each"));
+    }
+    parts.extend(missing.iter().map(|(name, why)| format!("{name} {why}")));
+    let mut means: Map<String, Value> = columns
+        .iter()
+        .map(|column| {
+            let mean = geometric_mean(&column.ratios);
+            (column.side.name().to_owned(), mean.into())
+        })
+        .collect();
+    means.insert("best peer of each".to_owned(), geometric_mean(&best).into());
+    let missing = missing
+        .iter()
+        .map(|(name, why)| json!({ "name": name, "missing": why }));
     report.add(
         "queries",
         json!({
-            "rounds": rounds, "queries": found, "duckdb_missing": missing,
-            "zero_geometric_mean": geometric_mean(&to_zero),
-            "duckdb_geometric_mean": geometric_mean(&to_duckdb),
+            "rounds": rounds, "queries": found, "missing": missing.collect::<Vec<_>>(),
+            "geometric_means": means,
         }),
     );
     report.line(format!(
-        "queries: {}, {duckdb}; {} equal row by row, {empty} of them empty; load {:.2}",
-        summary("the zero line", &to_zero),
-        to_zero.len(),
+        "queries: geometric mean {}; {} equal row by row, {empty} of them empty; load {:.2}",
+        parts.join(", "),
+        found.len(),
         process::load_average()?,
     ));
     Ok(())
+}
+
+impl Column {
+    fn summary(&self) -> String {
+        let worst = self.ratios.iter().max_by(|a, b| a.0.total_cmp(&b.0));
+        let (worst, name) = worst.copied().unwrap_or_default();
+        let mean = geometric_mean(&self.ratios);
+        let side = self.side.name();
+        format!("{mean:.2}x {side} (worst {worst:.2}x, {name})")
+    }
 }
 
 fn geometric_mean(ratios: &[(f64, &str)]) -> f64 {
@@ -122,48 +140,32 @@ fn geometric_mean(ratios: &[(f64, &str)]) -> f64 {
     (logs / ratios.len() as f64).exp()
 }
 
-fn summary(peer: &str, ratios: &[(f64, &str)]) -> String {
-    let worst = ratios.iter().max_by(|a, b| a.0.total_cmp(&b.0));
-    let (worst, name) = worst.copied().unwrap_or_default();
-    let mean = geometric_mean(ratios);
-    format!("geometric mean {mean:.2}x {peer}, worst {worst:.2}x ({name})")
+fn median_ms(times: &[Duration]) -> f64 {
+    measure::median(times.iter().map(|took| took.as_secs_f64() * 1e3).collect())
 }
 
-impl Sides {
-    /// Number of rows, once every side's answer is shown to be ours.
-    async fn equal(&mut self, query: &Query, theirs: &Query) -> Result<usize> {
-        let answer = post(&self.node, query, "json").await?;
-        let ours: Vec<Vec<Value>> =
-            serde_json::from_value(answer.json()["rows"].take()).with_context(|| query.name)?;
-        let batches = self.zero.context().sql(&query.sql).await?.collect().await;
-        let zero = rows(&batches.with_context(|| query.name)?)?;
-        compare::rows(query.name, &ours, &zero, query.ordered).context("the zero line")?;
-        if let Some(duckdb) = &mut self.duckdb {
-            let answer = tokio::task::block_in_place(|| duckdb.ask(theirs, true))?;
-            let rows = answer.rows.context("rows")?;
-            compare::rows(query.name, &ours, &rows, query.ordered).context("DuckDB")?;
-        }
-        Ok(ours.len())
+/// Number of rows, once every side's answer is shown to be ours.
+async fn equal(
+    node: &Standalone,
+    query: &Query,
+    at: usize,
+    columns: &mut [Column],
+) -> Result<usize> {
+    let answer = post(node, query, "json").await?;
+    let ours = serde_json::from_value(answer.json()["rows"].take());
+    let ours: Vec<Vec<Value>> = ours.with_context(|| query.name)?;
+    for column in columns {
+        let theirs = column.side.rows(&column.queries[at]).await?;
+        let equal = compare::rows(query.name, &ours, &theirs, query.ordered);
+        equal.with_context(|| format!("beside {}", column.side.name()))?;
     }
+    Ok(ours.len())
+}
 
-    /// Each side once, one after the other.
-    async fn ask(&mut self, query: &Query, theirs: &Query) -> Result<Times> {
-        let ms = |took: Duration| took.as_secs_f64() * 1e3;
-        let began = Instant::now();
-        post(&self.node, query, "null").await?;
-        let ours = ms(began.elapsed());
-        let began = Instant::now();
-        self.zero.rows(query).await?;
-        let zero = ms(began.elapsed());
-        let duckdb = match &mut self.duckdb {
-            None => None,
-            Some(duckdb) => {
-                let answer = tokio::task::block_in_place(|| duckdb.ask(theirs, false))?;
-                Some(ms(answer.took()))
-            }
-        };
-        Ok(Times { ours, zero, duckdb })
-    }
+async fn ask(node: &Standalone, query: &Query) -> Result<Duration> {
+    let began = Instant::now();
+    post(node, query, "null").await?;
+    Ok(began.elapsed())
 }
 
 async fn post(node: &Standalone, query: &Query, format: &str) -> Result<Answer> {
@@ -175,77 +177,5 @@ async fn post(node: &Standalone, query: &Query, format: &str) -> Result<Answer> 
     match answer.status {
         200 => Ok(answer),
         status => bail!("{}: {status} {}", query.name, answer.body),
-    }
-}
-
-/// Rows as JSON values; times as nanoseconds since 1970.
-fn rows(batches: &[RecordBatch]) -> Result<Vec<Vec<Value>>> {
-    let mut rows = Vec::new();
-    for batch in batches {
-        let columns = batch.columns().iter().map(column);
-        let columns = columns.collect::<Result<Vec<_>>>()?;
-        for row in 0..batch.num_rows() {
-            rows.push(columns.iter().map(|column| column[row].clone()).collect());
-        }
-    }
-    Ok(rows)
-}
-
-fn column(array: &ArrayRef) -> Result<Vec<Value>> {
-    let nanoseconds = DataType::Timestamp(TimeUnit::Nanosecond, None);
-    Ok(match array.data_type() {
-        DataType::Timestamp(..) => integers(&cast(array, &nanoseconds)?)?,
-        kind if kind.is_integer() => integers(array)?,
-        kind if kind.is_floating() => {
-            let array = cast(array, &DataType::Float64)?;
-            let values = array.as_primitive::<Float64Type>().iter();
-            values.map(Value::from).collect()
-        }
-        _ => {
-            let array = cast(array, &DataType::Utf8)?;
-            array.as_string::<i32>().iter().map(Value::from).collect()
-        }
-    })
-}
-
-fn integers(array: &dyn Array) -> Result<Vec<Value>> {
-    let array = cast(array, &DataType::Int64)?;
-    let values = array.as_primitive::<Int64Type>().iter();
-    Ok(values.map(Value::from).collect())
-}
-
-#[cfg(test)]
-mod tests {
-    use std::sync::Arc;
-
-    use arrow::array::{
-        Float64Array, Int64Array, StringDictionaryBuilder, TimestampMicrosecondArray,
-    };
-    use arrow::datatypes::Int32Type;
-
-    use super::*;
-
-    #[test]
-    fn every_kind_of_column_becomes_json() {
-        let mut names = StringDictionaryBuilder::<Int32Type>::new();
-        names.append_value("a");
-        names.append_null();
-        let columns: Vec<(&str, ArrayRef)> = vec![
-            (
-                "t",
-                Arc::new(TimestampMicrosecondArray::from(vec![Some(5), None])),
-            ),
-            ("i", Arc::new(Int64Array::from(vec![-1, 2]))),
-            ("f", Arc::new(Float64Array::from(vec![Some(0.5), None]))),
-            ("s", Arc::new(names.finish())),
-        ];
-        let batch = RecordBatch::try_from_iter_with_nullable(
-            columns
-                .into_iter()
-                .map(|(name, column)| (name, column, true)),
-        );
-        let found = rows(&[batch.unwrap()]).unwrap();
-        let wanted = json!([[5_000, -1, 0.5, "a"], [null, 2, null, null]]);
-        assert_eq!(json!(found), wanted);
     }
 }

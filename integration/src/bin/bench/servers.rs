@@ -39,6 +39,11 @@ impl Contestant {
         }
     }
 
+    /// Whether it is a peer that can be asked the fifteen queries.
+    pub(crate) fn has_sql(&self) -> bool {
+        matches!(self, Self::Peer(Kind::QuestDb, _))
+    }
+
     /// Bytes on the disk that its rows take, and whatever else it keeps beside them.
     pub(crate) fn disk_bytes(&self, folder: &Path) -> Result<u64> {
         let folders = match self {
