@@ -112,8 +112,8 @@ mod tests {
         assert!(run(Command::new("sh").args(["-c", "true"])).is_ok());
     }
 
-    #[test]
-    fn a_process_ends_with_its_owner_and_keeps_its_log() {
+    #[tokio::test]
+    async fn a_process_ends_with_its_owner_and_keeps_its_log() {
         let folder = crate::disk::folder("spawned").unwrap();
         let log = folder.path().join("log");
         let words = ["sh", "-c", "echo here; exec sleep 600"].map(OsString::from);
@@ -121,9 +121,11 @@ mod tests {
         assert!(process.ended().unwrap().is_none());
         let stat = PathBuf::from(format!("/proc/{}/stat", process.pid()));
         assert!(stat.exists());
-        while process.log_tail() != "here" {
-            std::thread::yield_now();
-        }
+        let said = crate::wait::until("its log", std::time::Duration::from_secs(10), || {
+            let tail = process.log_tail();
+            async move { (tail == "here").then_some(()).context(tail) }
+        });
+        said.await.unwrap();
         drop(process);
         assert!(!stat.exists());
     }

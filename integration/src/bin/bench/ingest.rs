@@ -294,9 +294,10 @@ fn summarize(field: &Field, outcomes: &[Vec<Option<Outcome>>], loader: f64, repo
             false => "",
         };
         line.push(format!(
-            "{:.2}x {}{target}",
+            "{:.2}x {}{target}, {:.2}x until all is in files",
             shown("rows_per_cpu_s"),
-            contestant.name()
+            contestant.name(),
+            shown("rows_per_cpu_s_ended"),
         ));
         ratios.insert(contestant.name().to_owned(), figures.into());
     }

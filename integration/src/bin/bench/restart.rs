@@ -50,7 +50,12 @@ pub(crate) async fn run(binary: &Path, log_mib: u64, report: &mut Report) -> Res
         ("flush.unflushed_bytes", format!("{}MiB", 4 * log_mib)),
         ("flush.unflushed_bytes_max", format!("{}MiB", 4 * log_mib)),
         ("flush.age", "1d".to_owned()),
+        // The count behind the restart goes through every row in memory.
         ("limits.statement_timeout", "2m".to_owned()),
+        (
+            "limits.statement_memory",
+            format!("{}MiB", (4 * log_mib).max(1_024)),
+        ),
     ];
     for (key, value) in &settings {
         setup.config += &format!("{key} = {value:?}\n");

@@ -119,6 +119,7 @@ mod tests {
         Float64Array, Int64Array, StringDictionaryBuilder, TimestampMicrosecondArray,
     };
     use arrow::datatypes::Int32Type;
+    use serde_json::json;
 
     use super::*;
 
