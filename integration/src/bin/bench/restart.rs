@@ -16,7 +16,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use integration::standalone::{Setup, Standalone};
 use integration::{disk, process};
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
@@ -34,24 +34,28 @@ const LOOK_EVERY: u64 = 20;
 /// How long the replay may take.
 const READY_WITHIN: Duration = Duration::from_secs(1_800);
 
+/// How long the count of every row may take.
+const COUNT_WITHIN: Duration = Duration::from_secs(600);
+
 /// Memory that a node is given for each byte of log: rows in memory take four bytes for one of the
 /// log, may take three tenths of the budget, and are flushed at seven tenths of that.
 const BUDGET_PER_LOG_BYTE: u64 = 24;
+
+/// The least budget: rows of the first minutes take more, for they bring every series.
+const BUDGET_MIB_MIN: u64 = 4_096;
 
 /// Fills the log to `log_mib`, kills the node and starts it again.
 pub(crate) async fn run(binary: &Path, log_mib: u64, report: &mut Report) -> Result<()> {
     let folder = disk::folder("bench-restart")?;
     let mut setup = Setup::new(binary, folder.path());
+    let budget_mib = (BUDGET_PER_LOG_BYTE * log_mib).max(BUDGET_MIB_MIN);
     let settings = [
-        (
-            "memory.budget",
-            format!("{}MiB", BUDGET_PER_LOG_BYTE * log_mib),
-        ),
+        ("memory.budget", format!("{budget_mib}MiB")),
         ("flush.unflushed_bytes", format!("{}MiB", 4 * log_mib)),
         ("flush.unflushed_bytes_max", format!("{}MiB", 4 * log_mib)),
         ("flush.age", "1d".to_owned()),
         // The count behind the restart goes through every row in memory.
-        ("limits.statement_timeout", "2m".to_owned()),
+        ("limits.statement_timeout", "10m".to_owned()),
         (
             "limits.statement_memory",
             format!("{}MiB", (4 * log_mib).max(1_024)),
@@ -93,10 +97,10 @@ pub(crate) async fn run(binary: &Path, log_mib: u64, report: &mut Report) -> Res
     }
     has_database(&node.http).await?;
     let began = Instant::now();
-    let counted = node.http.sql("SELECT count(*) FROM cpu").await?;
+    let counted = count(&node).await?;
     let count_s = began.elapsed().as_secs_f64();
-    if counted != [[json!(rows)]] {
-        bail!("{counted:?} rows after the restart, acknowledged were {rows}");
+    if counted != rows {
+        bail!("{counted} rows after the restart, acknowledged were {rows}");
     }
     let mb_per_s = unflushed as f64 / 1e6 / ready;
     let rows_per_s = rows as f64 / ready;
@@ -143,6 +147,14 @@ async fn fill(node: &Standalone, binary: &Path, log_bytes: u64) -> Result<u64> {
     });
     futures::future::try_join_all(writers).await?;
     Ok(acked.into_inner() * BATCH_LINES as u64)
+}
+
+async fn count(node: &Standalone) -> Result<u64> {
+    let statement = node.http.request(reqwest::Method::POST, "/v1/sql");
+    let statement = statement.body("SELECT count(*) FROM cpu");
+    let text = statement.timeout(COUNT_WITHIN).send().await?.text().await?;
+    let answer: Value = serde_json::from_str(&text)?;
+    answer["rows"][0][0].as_u64().context(text)
 }
 
 /// Reads every file of a folder once and returns the bytes.
