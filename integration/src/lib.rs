@@ -6,7 +6,7 @@
 //! [`http`] (what the programs ask of it), [`power_loss`] (disks as a loss of power leaves them), [`wait`] (conditions with a deadline), [`disk`] (where
 //! temporary directories go); [`queries`] (the benchmark's fifteen), [`duckdb`] (the oracle for
 //! them), [`compare`] (answers row by row), [`zero_line`] (plain DataFusion on our files),
-//! [`process`] (what a process used).
+//! [`process`] (what a process used), [`peers`] (other databases, to be measured beside ours).
 //!
 //! Never here: a mock of a server that can run, a sleep that hopes, a process found by name.
 
@@ -15,6 +15,7 @@ pub mod compare;
 pub mod disk;
 pub mod duckdb;
 pub mod http;
+pub mod peers;
 pub mod power_loss;
 pub mod process;
 pub mod queries;

@@ -1,5 +1,5 @@
-//! The 15 query shapes of the TSBS "cpu-only" benchmark over one wide table, written for our SQL and
-//! for DuckDB.
+//! The 15 query shapes of the TSBS "cpu-only" benchmark over one wide table, written for our SQL, for
+//! DuckDB and for QuestDB.
 //!
 //! Shape: `cpu(time, 10 tags, 10 integer fields)`, 10 s apart, 24 h from 2026-01-01T00:00:00Z. The
 //! windows begin and end between buckets, as the benchmark's do.
@@ -13,6 +13,8 @@ pub enum Dialect {
     Auxo,
     /// DuckDB, which calls the bucket function otherwise.
     DuckDb,
+    /// QuestDB, whose line protocol calls the time column `timestamp`.
+    QuestDb,
 }
 
 /// One query.
@@ -87,12 +89,24 @@ pub fn all(dialect: Dialect, draw: &Draw) -> Vec<Query> {
     let bucket = |width: &str| match dialect {
         Dialect::Auxo => format!("date_bin(INTERVAL '{width}', time)"),
         Dialect::DuckDb => format!("time_bucket(INTERVAL '{width}', time)"),
+        Dialect::QuestDb => {
+            let unit = if width == "1 hour" { "1h" } else { "1m" };
+            format!("timestamp_floor('{unit}', timestamp)")
+        }
+    };
+    let time = match dialect {
+        Dialect::Auxo | Dialect::DuckDb => "time",
+        Dialect::QuestDb => "timestamp",
+    };
+    let literal = |text: &str| match dialect {
+        Dialect::Auxo | Dialect::DuckDb => format!("TIMESTAMP '{}'", plain(text)),
+        Dialect::QuestDb => format!("'{text}'"),
     };
     let within = |window: &[String; 2]| {
         format!(
-            "time >= TIMESTAMP '{}' AND time < TIMESTAMP '{}'",
-            plain(&window[0]),
-            plain(&window[1])
+            "{time} >= {} AND {time} < {}",
+            literal(&window[0]),
+            literal(&window[1])
         )
     };
     let hosts = |count: usize| {
@@ -123,7 +137,7 @@ pub fn all(dialect: Dialect, draw: &Draw) -> Vec<Query> {
             within(&draw.twelve_hours),
         )
     };
-    let columns = format!("time, {}, {}", TAGS.join(", "), FIELDS.join(", "));
+    let columns = format!("{time}, {}, {}", TAGS.join(", "), FIELDS.join(", "));
     let busy = |rest: &str| {
         format!(
             "SELECT {columns} FROM cpu WHERE usage_user > 90.0 AND {}{rest}",
@@ -185,18 +199,23 @@ pub fn all(dialect: Dialect, draw: &Draw) -> Vec<Query> {
         query(
             "lastpoint",
             true,
-            format!(
-                "SELECT DISTINCT ON (hostname) {columns} FROM cpu ORDER BY hostname, time DESC"
-            ),
+            match dialect {
+                Dialect::Auxo | Dialect::DuckDb => format!(
+                    "SELECT DISTINCT ON (hostname) {columns} FROM cpu ORDER BY hostname, time DESC"
+                ),
+                Dialect::QuestDb => format!(
+                    "SELECT {columns} FROM cpu LATEST ON timestamp PARTITION BY hostname ORDER BY hostname"
+                ),
+            },
         ),
         query(
             "groupby-orderby-limit",
             true,
             format!(
-                "SELECT {} AS bucket, max(usage_user) AS usage_user FROM cpu WHERE time < TIMESTAMP '{}' \
+                "SELECT {} AS bucket, max(usage_user) AS usage_user FROM cpu WHERE {time} < {} \
                  GROUP BY bucket ORDER BY bucket DESC LIMIT 5",
                 bucket("1 minute"),
-                plain(&draw.before),
+                literal(&draw.before),
             ),
         ),
     ]
@@ -212,13 +231,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn both_dialects_have_the_same_fifteen() {
+    fn every_dialect_has_the_same_fifteen() {
         let draw = Draw::default();
         let (ours, theirs) = (all(Dialect::Auxo, &draw), all(Dialect::DuckDb, &draw));
         assert_eq!(ours.len(), 15);
         for (ours, theirs) in ours.iter().zip(&theirs) {
             assert_eq!(ours.name, theirs.name);
             assert_eq!(ours.sql.replace("date_bin", "time_bucket"), theirs.sql);
+        }
+        let questdb = all(Dialect::QuestDb, &draw);
+        for (ours, theirs) in ours.iter().zip(&questdb) {
+            assert_eq!((ours.name, ours.ordered), (theirs.name, theirs.ordered));
+            let foreign = ["INTERVAL", "TIMESTAMP '", "DISTINCT", " time "];
+            let found = foreign.iter().find(|word| theirs.sql.contains(**word));
+            assert_eq!(found, None, "{}", theirs.sql);
         }
     }
 }
