@@ -3,8 +3,8 @@
 //! 1. A heap holds, per source, the key of its next series; of a source that is not opened yet, a
 //!    lower bound of it. So a source whose keys come later is not even asked for its first batch.
 //! 2. The sources that stand at the smallest key are *active*. A lone one gives its whole slice.
-//! 3. Of several, the one with the earliest time gives rows up to the earliest time of the others,
-//!    found by galloping.
+//! 3. Of several, kept in a second heap by time, the one with the earliest gives rows up to the
+//!    earliest time of the others, found by galloping. So a row costs the logarithm of their number.
 //! 4. Equal times clash. `last_row`: the youngest source gives the row. `last_non_null`: it gives
 //!    the row, and each field that is NULL in it comes from the youngest source that has a value.
 //!    `append`: all rows stay, the oldest source's first.
@@ -77,8 +77,10 @@ struct Cursor {
 struct Merger {
     cursors: Vec<Cursor>,
     waiting: BinaryHeap<Reverse<(Bytes, usize)>>,
-    /// Sources that stand at `key`, oldest first.
-    active: Vec<usize>,
+    /// Sources that stand at `key`, by their next time, then from old to young.
+    active: BinaryHeap<Reverse<(i64, usize)>>,
+    /// Room for the sources that stand at one time.
+    clash: Vec<usize>,
     key: Bytes,
     mode: MergeMode,
     out: Gather,
@@ -151,7 +153,8 @@ impl Merger {
         Self {
             cursors,
             waiting,
-            active: Vec::new(),
+            active: BinaryHeap::new(),
+            clash: Vec::new(),
             key: Bytes::new(),
             mode,
             out: Gather::new(fields),
@@ -163,14 +166,9 @@ impl Merger {
             if self.active.is_empty() && !self.next_series().await? {
                 break;
             }
-            let room = PAGE_ROWS - self.out.rows();
-            match (self.active.len(), self.mode) {
-                (1, _) => {
-                    self.run(0, self.cursors[self.active[0]].times().len(), room)
-                        .await?
-                }
-                (_, MergeMode::Append) => self.step_append(room).await?,
-                _ => self.step_last(room).await?,
+            match self.mode {
+                MergeMode::Append => self.step_append().await?,
+                MergeMode::LastRow | MergeMode::LastNonNull => self.step_last().await?,
             }
         }
         self.out.take()
@@ -189,9 +187,8 @@ impl Merger {
                 continue;
             }
             self.key = key;
-            self.active.push(index);
+            self.stand(index);
         }
-        self.active.sort_unstable();
         Ok(!self.active.is_empty())
     }
 
@@ -202,82 +199,81 @@ impl Merger {
         }
     }
 
-    /// Gives up to `rows` rows of an active source, at most `room`.
-    async fn run(&mut self, place: usize, rows: usize, room: usize) -> Result<(), SstError> {
-        let rows = rows.min(room);
-        let cursor = &self.cursors[self.active[place]];
+    /// Puts a source among the active ones, at its next time.
+    fn stand(&mut self, index: usize) {
+        let time = self.cursors[index].times()[0];
+        self.active.push(Reverse((time, index)));
+    }
+
+    /// Gives rows of a source that was taken from the active ones, as long as `holds` is true of
+    /// their times and there is room, then puts it back where it belongs.
+    async fn run(&mut self, index: usize, holds: impl Fn(i64) -> bool) -> Result<(), SstError> {
+        let cursor = &self.cursors[index];
+        let rows = gallop(cursor.times(), holds).min(PAGE_ROWS - self.out.rows());
         if let Some(batch) = &cursor.batch {
             let series = &batch.series[cursor.series];
             self.out.push(batch, series, cursor.row..cursor.row + rows);
         }
-        self.advance(place, rows).await?;
-        Ok(())
+        self.advance(index, rows).await
     }
 
-    /// Advances an active source.
-    ///
-    /// * returns: whether it still stands at the key; else it has left the active ones.
-    async fn advance(&mut self, place: usize, rows: usize) -> Result<bool, SstError> {
-        let index = self.active[place];
+    /// Advances a source that was taken from the active ones and puts it back where it belongs.
+    async fn advance(&mut self, index: usize, rows: usize) -> Result<(), SstError> {
         let cursor = &mut self.cursors[index];
         if cursor.advance(rows).await? || cursor.key() == Some(&self.key) {
-            return Ok(true);
-        }
-        self.active.remove(place);
-        self.wait(index);
-        Ok(false)
-    }
-
-    async fn step_append(&mut self, room: usize) -> Result<(), SstError> {
-        let mut first = (i64::MAX, usize::MAX);
-        let mut second = (i64::MAX, usize::MAX);
-        for (place, &index) in self.active.iter().enumerate() {
-            let at = (self.cursors[index].times()[0], place);
-            if at < first {
-                (first, second) = (at, first);
-            } else if at < second {
-                second = at;
-            }
-        }
-        let (_, place) = first;
-        let times = self.cursors[self.active[place]].times();
-        let rows = gallop(times, |time| (time, place) < second);
-        self.run(place, rows, room).await
-    }
-
-    async fn step_last(&mut self, room: usize) -> Result<(), SstError> {
-        let (mut earliest, mut next, mut place, mut clash) = (i64::MAX, i64::MAX, 0, false);
-        for (at, &index) in self.active.iter().enumerate() {
-            let time = self.cursors[index].times()[0];
-            if at == 0 || time < earliest {
-                next = if at == 0 { next } else { earliest };
-                (earliest, place, clash) = (time, at, false);
-            } else if time == earliest {
-                (place, clash) = (at, true);
-            } else {
-                next = next.min(time);
-            }
-        }
-        if !clash {
-            let times = self.cursors[self.active[place]].times();
-            let rows = gallop(times, |time| time < next);
-            return self.run(place, rows, room).await;
-        }
-        self.give_clash(place, earliest);
-        let mut at = 0;
-        while at < self.active.len() {
-            let stands = self.cursors[self.active[at]].times()[0] == earliest;
-            if !stands || self.advance(at, 1).await? {
-                at += 1;
-            }
+            self.stand(index);
+        } else {
+            self.wait(index);
         }
         Ok(())
     }
 
-    /// Gives the row of the youngest active source that stands at `time`, at `place`; with
-    /// `last_non_null`, its missing values come from the others that stand there.
-    fn give_clash(&mut self, place: usize, time: i64) {
-        let cursor = &self.cursors[self.active[place]];
+    /// Equal times of a key all stay, those of the oldest source first.
+    async fn step_append(&mut self) -> Result<(), SstError> {
+        let Some(Reverse((_, first))) = self.active.pop() else {
+            return Ok(());
+        };
+        match self.active.peek() {
+            None => self.run(first, |_| true).await,
+            Some(&Reverse(next)) => self.run(first, |time| (time, first) < next).await,
+        }
+    }
+
+    async fn step_last(&mut self) -> Result<(), SstError> {
+        let Some(Reverse((earliest, first))) = self.active.pop() else {
+            return Ok(());
+        };
+        match self.active.peek() {
+            None => return self.run(first, |_| true).await,
+            Some(&Reverse((next, _))) if next > earliest => {
+                return self.run(first, |time| time < next).await;
+            }
+            Some(_) => {}
+        }
+        let mut clash = std::mem::take(&mut self.clash);
+        clash.push(first);
+        while let Some(&Reverse((time, index))) = self.active.peek()
+            && time == earliest
+        {
+            self.active.pop();
+            clash.push(index);
+        }
+        self.give_clash(&clash);
+        for &index in &clash {
+            self.advance(index, 1).await?;
+        }
+        clash.clear();
+        self.clash = clash;
+        Ok(())
+    }
+
+    /// Gives the row of the youngest of the sources, which stand at one time, oldest first; with
+    /// `last_non_null`, its missing values come from the others.
+    fn give_clash(&mut self, clash: &[usize]) {
+        let Some((&youngest, older)) = clash.split_last() else {
+            return;
+        };
+        let cursor = &self.cursors[youngest];
         let Some(batch) = &cursor.batch else { return };
         let row = cursor.row;
         self.out
@@ -289,10 +285,10 @@ impl Merger {
             if batch.fields[field].is_valid(row) {
                 continue;
             }
-            for &index in self.active[..place].iter().rev() {
+            for &index in older.iter().rev() {
                 let older = &self.cursors[index];
                 let Some(batch) = &older.batch else { continue };
-                if older.times()[0] == time && batch.fields[field].is_valid(older.row) {
+                if batch.fields[field].is_valid(older.row) {
                     self.out.patch(field, batch, older.row);
                     break;
                 }
