@@ -1,6 +1,7 @@
 //! Sources and faults: text in, text out.
 
-use super::load::{Origin, Sources, load};
+use super::Config;
+use super::load::{Origin, Sources, keys_of, load, tree_of};
 use crate::environment::Environment;
 
 /// Loads one file with this text, called `auxo.toml` in every message.
@@ -189,4 +190,20 @@ fn a_file_that_was_named_must_exist() {
     };
     let said = load(&sources).unwrap_err().to_string();
     assert!(said.starts_with("/no/such/auxo.toml: "), "{said}");
+}
+
+/// Keys that have no row of their own in the documentation.
+fn missing_from(page: &str) -> Vec<String> {
+    let keys = keys_of(&tree_of(&Config::default())).into_iter();
+    let keys = keys.map(|(key, _)| key);
+    keys.filter(|key| !page.contains(&format!("\n| `{key}` |")))
+        .collect()
+}
+
+#[test]
+fn every_key_has_its_row() {
+    let page = include_str!("../../docs/configuration.md");
+    assert_eq!(missing_from(page), Vec::<String>::new());
+    let without = page.replace("\n| `wal.url` |", "\n| wal |");
+    assert_eq!(missing_from(&without), ["wal.url"]);
 }
