@@ -129,7 +129,7 @@ async fn status(client: &Client, layout: Layout) -> anyhow::Result<Exit> {
         .await
         .context("cluster")?;
     let nodes = list(client, &["v1", "nodes"]).await.context("nodes")?;
-    let is_up = |node: &Value| node["state"] == "up";
+    let is_up = |node: &Value| node["online"] == true;
     let healthy = ready["ready"] == true && nodes.iter().all(is_up);
     let mut output = Output::stdout();
     match layout {

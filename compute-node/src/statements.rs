@@ -2,11 +2,12 @@
 //!
 //! Never here: SQL text (`auxo_query`), bytes of a protocol.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use auxo_engine::read::ReadError;
 use auxo_proto::error::{ErrorCode, Failure, Outcome};
-use auxo_proto::ids::{BatchId, TenantId};
+use auxo_proto::ids::{BatchId, Seq, ShardId, TenantId};
 use auxo_proto::topology::Catalog;
 use auxo_query::source::{Found, Snapshot, Snapshots, Stack};
 use auxo_query::{Answer, Delete, Insert, Limits, Params, Scope, Statement, rows_of};
@@ -19,6 +20,8 @@ use crate::write::{TableRows, WriteRequest, WriteSummary};
 
 /// Rows that one INSERT hands to the shards at once.
 const INSERT_ROWS: usize = 8_192;
+/// Rows of an INSERT under a batch id, which has to fit one record of each shard.
+const BATCH_ROWS_MAX: usize = 500_000;
 
 /// A statement and who asks.
 #[derive(Clone, Debug)]
@@ -88,7 +91,8 @@ impl Node {
         }
     }
 
-    /// Writes the rows of a query, some thousands at a time; not all or nothing.
+    /// Writes the rows of a query: under a batch id as one batch per shard, else some thousands at a
+    /// time, not all or nothing.
     async fn insert(
         &self,
         ask: &Ask<'_>,
@@ -103,47 +107,60 @@ impl Node {
         };
         let snapshots = self.snapshots(Arc::clone(&catalog));
         let mut answer = self.query().execute(*query, snapshots, limits).await?;
+        let schema = Arc::clone(&answer.schema);
+        let at_once = match ask.batch {
+            Some(_) => usize::MAX,
+            None => INSERT_ROWS,
+        };
         let mut summary = WriteSummary::default();
-        let mut pending = Vec::new();
-        let mut batch = ask.batch;
-        while let Some(rows) = answer.batches.try_next().await? {
-            for start in (0..rows.num_rows()).step_by(INSERT_ROWS) {
-                let piece = rows.slice(start, INSERT_ROWS.min(rows.num_rows() - start));
-                pending.push(piece);
+        let (mut gathered, mut rows) = (Vec::new(), 0);
+        loop {
+            let next = answer.batches.try_next().await;
+            let next = next.map_err(|failure| after(&summary, failure))?;
+            let ended = next.is_none();
+            if let Some(batch) = next {
+                rows += batch.num_rows();
+                gathered.push(batch);
             }
-            if batch.is_some() {
-                continue;
+            if ask.batch.is_some() && rows > BATCH_ROWS_MAX {
+                let detail = format!("an INSERT under a batch id holds {BATCH_ROWS_MAX} rows");
+                return Err(
+                    Failure::new(ErrorCode::BatchTooLarge, detail).outcome(Outcome::Rejected)
+                );
             }
-            for piece in pending.drain(..) {
-                let rows = rows_of(&table, &piece)?;
-                let tables = vec![TableRows {
-                    table: Arc::clone(&table),
-                    rows,
-                }];
-                let request = WriteRequest {
-                    tenant: ask.tenant,
-                    id: None,
-                    body_hash: 0,
-                    tables,
-                };
-                summary = self.write_piece(&catalog, request, summary).await?;
+            if rows >= at_once || (ended && rows > 0) {
+                let whole = arrow::compute::concat_batches(&schema, &gathered)
+                    .map_err(|error| Failure::new(ErrorCode::BatchTooLarge, error.to_string()))?;
+                gathered.clear();
+                rows = 0;
+                for start in (0..whole.num_rows()).step_by(at_once) {
+                    let piece = whole.slice(start, at_once.min(whole.num_rows() - start));
+                    let piece =
+                        rows_of(&table, &piece).map_err(|failure| after(&summary, failure))?;
+                    let tables = vec![TableRows {
+                        table: Arc::clone(&table),
+                        rows: piece,
+                    }];
+                    let request = WriteRequest {
+                        tenant: ask.tenant,
+                        id: ask.batch,
+                        body_hash: ask
+                            .batch
+                            .map_or(0, |_| xxhash_rust::xxh3::xxh3_64(ask.sql.as_bytes())),
+                        tables,
+                    };
+                    let written = self.write_piece(&catalog, request, summary.clone());
+                    let written = tokio::time::timeout_at(limits.deadline, written).await;
+                    summary = written.map_err(|_| {
+                        let detail = "the statement's time is over, its last rows may be stored";
+                        Failure::new(ErrorCode::Timeout, detail).outcome(Outcome::Unknown)
+                    })??;
+                }
+            }
+            if ended {
+                return Ok(summary);
             }
         }
-        if let Some(id) = batch.take() {
-            let whole = arrow::compute::concat_batches(&answer.schema, &pending)
-                .map_err(|error| Failure::new(ErrorCode::BatchTooLarge, error.to_string()))?;
-            let rows = rows_of(&table, &whole)?;
-            let tables = vec![TableRows { table, rows }];
-            let body_hash = xxhash_rust::xxh3::xxh3_64(ask.sql.as_bytes());
-            let request = WriteRequest {
-                tenant: ask.tenant,
-                id: Some(id),
-                body_hash,
-                tables,
-            };
-            summary = self.write_piece(&catalog, request, summary).await?;
-        }
-        Ok(summary)
     }
 
     async fn write_piece(
@@ -156,12 +173,14 @@ impl Node {
             .writer()
             .write(catalog, request)
             .await
-            .map_err(|failure| match (before.rows, failure.outcome) {
-                (1.., Some(Outcome::Rejected)) => failure.outcome(Outcome::Partial),
-                _ => failure,
-            })?;
-        let rows = before.rows + written.rows;
-        Ok(WriteSummary { rows, ..written })
+            .map_err(|failure| after(&before, failure))?;
+        let mut seqs: BTreeMap<ShardId, Seq> = before.seqs.into_iter().collect();
+        seqs.extend(written.seqs);
+        Ok(WriteSummary {
+            rows: before.rows + written.rows,
+            seqs: seqs.into_iter().collect(),
+            replayed: written.replayed,
+        })
     }
 
     /// Snapshots of the tablets that this node leads, strong: whatever was acked before is in them.
@@ -191,6 +210,15 @@ impl Node {
             }
             .boxed()
         })
+    }
+}
+
+/// A failure of a statement that has written something before.
+fn after(before: &WriteSummary, failure: Failure) -> Failure {
+    match failure.outcome {
+        Some(Outcome::Unknown) => failure,
+        _ if before.rows > 0 => failure.outcome(Outcome::Partial),
+        _ => failure,
     }
 }
 

@@ -62,8 +62,6 @@ pub struct WriteRequest {
 pub struct WriteSummary {
     /// Rows handed to the shards.
     pub rows: u64,
-    /// Bytes that count for quotas: encoded rows.
-    pub bytes: u64,
     /// Per shard the sequence that holds the write: the read token.
     pub seqs: Vec<(ShardId, Seq)>,
     /// Whether every part had been applied before.

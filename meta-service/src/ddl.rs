@@ -9,17 +9,17 @@ use auxo_proto::ddl::{Ddl, DdlRequest, NewColumn};
 use auxo_proto::error::{ErrorCode, Failure};
 use auxo_proto::ids::{ColumnId, DatabaseId, SchemaNumber, TableId, TenantId};
 use auxo_proto::schema::{
-    Column, ColumnKind, NAME_BYTES_MAX, Partition, TableInfo, TableOptions, TableSchema,
+    COLUMNS_MAX, Column, ColumnKind, NAME_BYTES_MAX, Partition, TableInfo, TableOptions,
+    TableSchema,
 };
 
 use crate::keys::{Counter, Key};
+use crate::lead::DEFAULT_DATABASE;
 use crate::model::Model;
 use crate::model::change::Change;
 use crate::model::values::{Database, Done, Life, Unknown};
 use crate::procedure::{Kind, NewTable};
 
-/// Columns in one table.
-pub const COLUMNS_MAX: usize = 2_000;
 /// Tablets of a new table.
 pub const PARTITIONS_MAX: u32 = 1_024;
 /// Segments are whole hours.
@@ -49,6 +49,10 @@ pub fn plan(request: &DdlRequest, model: &Model) -> Result<Plan, Failure> {
             if_not_exists,
         } => create_database(tenant, name, *if_not_exists, model),
         Ddl::DropDatabase { name, if_exists } => match model.database(tenant, name) {
+            Some(_) if name == DEFAULT_DATABASE => {
+                let detail = format!("database {name} is where names without a database lead");
+                Err(Failure::new(ErrorCode::NotAllowed, detail))
+            }
             Some((database, _)) => Ok(Plan::Procedure(Kind::DropDatabase { database })),
             None if *if_exists => Ok(satisfied(model, None, None)),
             None => Err(no_database(name)),
@@ -117,6 +121,15 @@ pub fn plan(request: &DdlRequest, model: &Model) -> Result<Plan, Failure> {
         Ddl::SetOptions { table, options } => {
             let info = owned(tenant, *table, model)?;
             check_options(options)?;
+            if info.options.merge_mode != options.merge_mode {
+                let detail = format!(
+                    "merge_mode of table {} cannot change: rows that are stored were merged as {}",
+                    info.name,
+                    info.options.merge_mode.name()
+                );
+                return Err(Failure::new(ErrorCode::Unsupported, detail)
+                    .hint("make another table and INSERT INTO it SELECT from this one"));
+            }
             if info.options == *options {
                 return Ok(satisfied(model, Some(*table), Some(info.database)));
             }

@@ -65,7 +65,7 @@ id!(
 /// Number of a shard's leadership: the epoch is given by meta with a compare-and-swap, `inc` is
 /// raised by the same owner when it restarts or claims again. Ordered by epoch, then `inc`.
 ///
-/// * source: invariants §2, §3 (docs/architecture.md, "Fencing").
+/// * source: docs/invariants.md, "What counts".
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
 )]

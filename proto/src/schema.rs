@@ -354,6 +354,9 @@ impl TableSchema {
     }
 }
 
+/// Columns of one table; an answer has no more either, so that every table can be read whole.
+pub const COLUMNS_MAX: usize = 1_000;
+
 /// Longest name of a database, table or column, in bytes.
 pub const NAME_BYTES_MAX: usize = 512;
 

@@ -34,7 +34,7 @@ pub const MANIFEST_BYTES_MAX: usize = 256 << 20;
 
 /// State of the log's acceptance rule at an offset: what the last accepted record left behind.
 ///
-/// * source: invariants §2. A replay starts from it and never from zero: without its term a late
+/// * source: docs/invariants.md, "What counts". A replay starts from it and never from zero: without its term a late
 ///   frame of a deposed leader would be accepted once the claim is truncated, without its `n` a
 ///   late duplicate.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

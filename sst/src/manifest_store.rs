@@ -206,7 +206,7 @@ impl ManifestStore {
     /// * returns: its number. Only now may anything be swapped, answered, truncated or deleted.
     /// * errors: [`CommitError`]; after `Unknown` only, the content may be there or come later.
     /// * effects: dropping the future leaves the outcome unknown.
-    /// * source: invariants §4.
+    /// * source: docs/invariants.md, "The manifest".
     pub async fn commit(
         &self,
         base: Option<(u64, &Manifest)>,

@@ -110,7 +110,7 @@ pub trait Region: Send + Sync {
     ///   or later: claim before deciding).
     /// * effects: durable with the service's full durability once resolved; dropping the future cancels
     ///   nothing.
-    /// * source: docs/invariants.md §1.
+    /// * source: docs/invariants.md, "The log".
     fn append(&self, frame: Frame) -> Appending;
 
     /// Frames from `from` on, in order, about `max_bytes` of encoded frames but at least one if there

@@ -180,7 +180,7 @@ impl Acceptance {
     /// The rule. Feed every frame of the region once, by rising offset.
     ///
     /// * effects: pure; after the first breach every answer repeats it.
-    /// * source: docs/invariants.md §2.
+    /// * source: docs/invariants.md, "What counts".
     pub fn valid(&mut self, offset: Offset, frame: &Frame) -> Verdict {
         if let Some(breach) = self.broken {
             return Verdict::Broken(breach);

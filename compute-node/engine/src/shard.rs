@@ -216,7 +216,7 @@ impl Shard {
 
     /// Waits until every write acked by anyone before now is applied here.
     ///
-    /// * source: invariants §6, `strong`: a linear end is waited for; otherwise the first frame
+    /// * source: docs/invariants.md, "Reads": a linear end is waited for; otherwise the first frame
     ///   sent after the question has to be acked.
     pub async fn barrier(&self) -> Result<(), ReadError> {
         let unavailable = |why: String| ReadError::Unavailable(why);

@@ -243,7 +243,7 @@ impl Stream {
             number: self.number,
             shard: waiting.shard.0,
             payload: waiting.payload,
-            deadline_ms: left.as_millis() as u64,
+            deadline_ms: left.as_millis().max(1) as u64,
         })
     }
 

@@ -1,8 +1,9 @@
 //! A failure as an HTTP answer: status, headers, and the problem object of RFC 9457.
 //!
-//! The only place that knows HTTP statuses and SQLSTATEs.
+//! The only place that knows SQLSTATEs, and HTTP statuses but those that InfluxDB's clients expect
+//! (`influx::reply`).
 
-use auxo_proto::error::{ErrorCode, ErrorKind, Failure};
+use auxo_proto::error::{ErrorCode, ErrorKind, Failure, Outcome};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
@@ -89,9 +90,24 @@ pub fn body(failure: &Failure, query_id: Option<&str>, node: &str) -> Value {
         "hint": failure.hint,
         "retryable": failure.retryable(),
         "retry_after_ms": failure.retry_after_ms,
-        "outcome": failure.outcome,
+        "outcome": failure.outcome.unwrap_or(Outcome::Rejected),
+        "rejected_count": 0,
+        "rejected": [],
         "query_id": query_id,
         "node": node,
+    })
+}
+
+/// What a code means, as `/v1/errors` tells it.
+pub fn explained(code: ErrorCode) -> Value {
+    let failure = Failure::new(code, code.title());
+    json!({
+        "code": code.text(),
+        "number": code.number(),
+        "title": code.title(),
+        "status": status(&failure).as_u16(),
+        "sqlstate": sqlstate(code),
+        "retryable": failure.retryable(),
     })
 }
 
@@ -111,7 +127,7 @@ pub fn response(failure: &Failure, query_id: Option<&str>, node: &str) -> Respon
 #[cfg(test)]
 mod tests {
     use super::*;
-    use auxo_proto::error::{Outcome, Position};
+    use auxo_proto::error::Position;
 
     #[test]
     fn every_code_has_a_status_that_fits_its_kind() {
@@ -147,6 +163,8 @@ mod tests {
             json!({"offset": 7, "line": 1, "column": 8})
         );
         assert_eq!(body["outcome"], "rejected");
+        assert_eq!(body["rejected_count"], 0);
+        assert_eq!(body["rejected"], json!([]));
         assert_eq!(body["retryable"], false);
         assert_eq!(body["query_id"], "q1");
     }

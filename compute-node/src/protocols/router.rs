@@ -16,6 +16,8 @@ pub fn router(node: Node) -> Router {
         .route("/v1/queries/{id}", delete(http_sql::door::cancel))
         .route("/v1/health", get(status::health))
         .route("/v1/ready", get(status::ready))
+        .route("/v1/errors", get(status::errors))
+        .route("/v1/errors/{code}", get(status::error))
         .route("/v1/{kind}", get(status::list))
         .route("/v1/{kind}/{target}", get(status::show))
         .route("/metrics", get(status::metrics))

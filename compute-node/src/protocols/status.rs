@@ -85,6 +85,34 @@ pub async fn metrics(State(node): State<Node>) -> Response {
     ([text], metrics::page(&node)).into_response()
 }
 
+/// `GET /v1/errors`: the catalogue.
+pub async fn errors() -> Response {
+    let all: Vec<_> = ErrorCode::ALL
+        .iter()
+        .copied()
+        .map(problem::explained)
+        .collect();
+    json_reply(StatusCode::OK, &json!({ "items": all }))
+}
+
+/// `GET /v1/errors/{code}`: one of them, by its text or its number.
+pub async fn error(State(node): State<Node>, Path(code): Path<String>) -> Response {
+    let number = code.parse().ok().and_then(ErrorCode::of_number);
+    let by_text = || {
+        ErrorCode::ALL
+            .iter()
+            .copied()
+            .find(|known| known.text() == code)
+    };
+    match number.or_else(by_text) {
+        Some(code) => json_reply(StatusCode::OK, &problem::explained(code)),
+        None => {
+            let failure = Failure::new(ErrorCode::NotFound, format!("no error {code}"));
+            problem::response(&failure, None, node.name())
+        }
+    }
+}
+
 /// `GET /v1/cluster`, `/v1/nodes`, `/v1/shards`, `/v1/tables`, `/v1/procedures`: what meta lists.
 pub async fn list(State(node): State<Node>, Path(kind): Path<String>) -> Response {
     let verb = match kind.as_str() {

@@ -4,8 +4,8 @@
 //! [`SOUND`] holds of each manifest, [`FIRST`] of number 1 as well, [`FOLLOWS`] of two that follow
 //! each other. A broken law refuses the commit: stopping beats writing a state nobody can trust.
 //!
-//! * source: invariants §1.1 of the storage page (disjoint sources), M1 (what never falls), M2
-//!   (one committer per term), M5 (a term's first commit is a bump), §8 (base_seq, parents), §10.
+//! * source: docs/invariants.md: M1 (what never falls; disjoint sources), M2 (one committer per term),
+//!   M5 (a term's first commit is a bump).
 //!
 //! Never here: a clock, a store, a repair.
 

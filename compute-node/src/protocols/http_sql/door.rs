@@ -15,10 +15,12 @@ use auxo_proto::error::{ErrorCode, Failure};
 use auxo_query::{Answer, Limits, QueryStats};
 use axum::body::Body;
 use axum::extract::{Path, State};
-use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use futures::StreamExt;
+use http_body_util::StreamBody;
+use hyper::body::Frame;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -37,6 +39,10 @@ use crate::write;
 const PIECES: usize = 4;
 /// Longest wait for a reader that does not read.
 const STALLED: Duration = Duration::from_secs(60);
+/// Time in which the last words of a failed answer leave, before its body is cut.
+const LAST_WORDS: Duration = Duration::from_millis(100);
+/// Header, or trailer, with what is known at the end of an answer.
+const SUMMARY: &str = "x-auxo-summary";
 /// Bytes of a piece that is worth sending.
 const PIECE_BYTES: usize = 64 << 10;
 
@@ -210,6 +216,9 @@ async fn rows(
         id: id.to_owned(),
         answer,
         encoder,
+        says_truncated: request.format.says_truncated(),
+        limits_asked: (request.row_limit, request.byte_limit),
+        summary: None,
         out: Vec::new(),
         timing,
         held,
@@ -223,15 +232,27 @@ async fn rows(
         }
     }
     let content_type = HeaderValue::from_static(request.format.content_type());
-    let body = match ended {
-        true => Body::from(std::mem::take(&mut writing.out)),
+    let mut response = match ended {
+        true => {
+            let mut response = Body::from(std::mem::take(&mut writing.out)).into_response();
+            if let Some(summary) = &writing.summary {
+                response.headers_mut().insert(SUMMARY, summary.clone());
+            }
+            response
+        }
         false => {
             let (sender, receiver) = mpsc::channel(PIECES);
             node.tasks().spawn(writing.stream(sender));
-            Body::from_stream(ReceiverStream::new(receiver))
+            let body = StreamBody::new(ReceiverStream::new(receiver));
+            let mut response = Body::new(body).into_response();
+            let named = HeaderValue::from_static(SUMMARY);
+            response.headers_mut().insert(header::TRAILER, named);
+            response
         }
     };
-    let response = ([(header::CONTENT_TYPE, content_type)], body).into_response();
+    response
+        .headers_mut()
+        .insert(header::CONTENT_TYPE, content_type);
     Ok(with_id(response, id))
 }
 
@@ -245,6 +266,12 @@ struct Writing {
     id: String,
     answer: Answer,
     encoder: Box<dyn Encoder>,
+    /// Whether the format can say that a limit cut it short.
+    says_truncated: bool,
+    /// Rows and bytes that the request itself wants at most.
+    limits_asked: (Option<u64>, Option<u64>),
+    /// What is known at the end, for the header or trailer of that name.
+    summary: Option<HeaderValue>,
     out: Vec<u8>,
     timing: Timing,
     held: Held,
@@ -254,6 +281,9 @@ struct Writing {
 #[derive(Debug, thiserror::Error)]
 #[error("the query failed: {0}")]
 struct Cut(Failure);
+
+/// A part of a body.
+type Piece = Result<Frame<Bytes>, Cut>;
 
 impl Writing {
     /// Encodes one more batch, or the end; says whether it was the end.
@@ -275,6 +305,9 @@ impl Writing {
                 let stats = &self.answer.stats;
                 let scanned = &self.node.counters().rows_scanned;
                 scanned.fetch_add(stats.rows_scanned(), Ordering::Relaxed);
+                if stats.truncated() && !self.says_truncated && !self.limited_by_request() {
+                    return Err(self.too_many());
+                }
                 let tail = Tail {
                     row_count: stats.rows(),
                     truncated: stats.truncated(),
@@ -282,17 +315,39 @@ impl Writing {
                     ..Tail::default()
                 };
                 self.encoder.end(&tail, &mut self.out).map_err(internal)?;
+                let summary = json!({
+                    "row_count": tail.row_count, "truncated": tail.truncated, "stats": tail.stats,
+                });
+                self.summary = HeaderValue::from_str(&summary.to_string()).ok();
                 Ok(true)
             }
         }
     }
 
+    /// Whether it was the request that wanted no more rows or bytes than there are.
+    fn limited_by_request(&self) -> bool {
+        let (limits, (rows, bytes)) = (self.node.limits(), self.limits_asked);
+        rows.is_some_and(|rows| rows <= limits.result_rows)
+            || bytes.is_some_and(|bytes| bytes <= limits.result_bytes)
+    }
+
+    /// What ends an answer that is longer than the node gives, in a format without a word for that.
+    fn too_many(&self) -> Failure {
+        let limits = self.node.limits();
+        let detail = format!(
+            "the answer has more than {} rows or {} bytes (limits.result_rows, limits.result_bytes)",
+            limits.result_rows, limits.result_bytes
+        );
+        Failure::new(ErrorCode::QueryLimit, detail)
+            .hint("ask for a row_limit, for fewer rows, or for ndjson, which says where it stopped")
+    }
+
     /// Sends the rest; the reader that stops reading stops the query.
-    async fn stream(mut self, pieces: mpsc::Sender<Result<Bytes, Cut>>) {
+    async fn stream(mut self, pieces: mpsc::Sender<Piece>) {
         loop {
             if self.out.len() >= PIECE_BYTES {
                 let piece = Bytes::from(std::mem::take(&mut self.out));
-                if send(&pieces, Ok(piece)).await.is_err() {
+                if send(&pieces, Ok(Frame::data(piece))).await.is_err() {
                     return;
                 }
             }
@@ -304,7 +359,12 @@ impl Writing {
             match next {
                 Ok(false) => {}
                 Ok(true) => {
-                    let _ = send(&pieces, Ok(Bytes::from(self.out))).await;
+                    let sent = send(&pieces, Ok(Frame::data(Bytes::from(self.out)))).await;
+                    if let (Ok(()), Some(summary)) = (sent, self.summary) {
+                        let trailers = [(HeaderName::from_static(SUMMARY), summary)];
+                        let trailers = Frame::trailers(trailers.into_iter().collect());
+                        let _ = send(&pieces, Ok(trailers)).await;
+                    }
                     return;
                 }
                 Err(failure) => {
@@ -315,7 +375,8 @@ impl Writing {
                     let problem = problem::body(&failure, Some(&self.id), self.node.name());
                     self.encoder.error(&problem, &mut self.out);
                     if !self.out.is_empty() {
-                        let _ = send(&pieces, Ok(Bytes::from(self.out))).await;
+                        let _ = send(&pieces, Ok(Frame::data(Bytes::from(self.out)))).await;
+                        left(&pieces).await;
                     }
                     let _ = send(&pieces, Err(Cut(failure))).await;
                     return;
@@ -325,10 +386,16 @@ impl Writing {
     }
 }
 
-async fn send(
-    pieces: &mpsc::Sender<Result<Bytes, Cut>>,
-    piece: Result<Bytes, Cut>,
-) -> Result<(), ()> {
+/// Waits until the last words are on their way: a connection that is cut forgets what it has not
+/// written yet, and nothing tells when it has.
+async fn left(pieces: &mpsc::Sender<Piece>) {
+    let taken = pieces.reserve_many(PIECES);
+    if let Ok(Ok(_)) = tokio::time::timeout(STALLED, taken).await {
+        tokio::time::sleep(LAST_WORDS).await;
+    }
+}
+
+async fn send(pieces: &mpsc::Sender<Piece>, piece: Piece) -> Result<(), ()> {
     match tokio::time::timeout(STALLED, pieces.send(piece)).await {
         Ok(Ok(())) => Ok(()),
         Ok(Err(_)) | Err(_) => Err(()),

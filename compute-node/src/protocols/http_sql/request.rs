@@ -82,7 +82,7 @@ pub fn understand(
     let sql = members.sql.filter(|sql| !sql.trim().is_empty());
     let sql = sql.ok_or_else(|| bad("the request holds no statement"))?;
     check_fixed("timezone", members.timezone, &["UTC", "Z", "+00:00"])?;
-    check_fixed("read_mode", members.read_mode, &["strong"])?;
+    check_read_mode(members.read_mode.as_deref())?;
     let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
     let format = match (&members.format, text(header::ACCEPT.as_str())) {
         (Some(name), _) => Format::from_name(name)?,
@@ -120,6 +120,21 @@ pub fn understand(
         buffer: members.buffer,
         query_id,
     })
+}
+
+/// Every mode is understood; the shard's leader answers each, which is more than the weaker ones ask.
+fn check_read_mode(mode: Option<&str>) -> Result<(), Failure> {
+    let bounded = |mode: &str| {
+        let ms = mode.strip_prefix("bounded(")?.strip_suffix(')')?;
+        ms.trim().parse::<u64>().ok()
+    };
+    match mode {
+        None | Some("strong" | "token" | "eventual") => Ok(()),
+        Some(mode) if bounded(mode).is_some() => Ok(()),
+        Some(mode) => Err(bad(format!(
+            "read_mode {mode:?} is none of strong, bounded(MS), token, eventual"
+        ))),
+    }
 }
 
 fn read_arguments(

@@ -94,6 +94,14 @@ impl Format {
         Err(Failure::new(ErrorCode::NotAcceptable, detail))
     }
 
+    /// Whether an answer can say that a limit cut it short.
+    pub fn says_truncated(self) -> bool {
+        match self {
+            Self::Json | Self::JsonObjects | Self::Ndjson | Self::Table | Self::Null => true,
+            Self::Csv | Self::Tsv | Self::Arrow => false,
+        }
+    }
+
     /// Value of the `Content-Type` header.
     pub fn content_type(self) -> &'static str {
         match self {
