@@ -23,7 +23,6 @@ use tokio::time::Instant;
 
 use crate::committer::NotCommitted;
 use crate::flush::{self, Flight, FlushError, Output, Target};
-use crate::leader::Command;
 use crate::shard::Parts;
 use crate::{read, select, version};
 
@@ -52,9 +51,8 @@ impl Parts {
             };
             match worked {
                 Ok(_) => {}
-                Err(FlushError::NotCommitted(NotCommitted::Deposed(term))) => {
-                    let _ = self.commands.send(Command::Deposed(term)).await;
-                    return;
+                Err(error @ FlushError::NotCommitted(NotCommitted::Deposed(_))) => {
+                    return self.heed(&error).await;
                 }
                 Err(error) => {
                     tracing::error!(shard = %self.shard, %error, "compaction failed, inputs stay");
@@ -86,7 +84,7 @@ impl Parts {
     }
 
     async fn compact(&self, plan: &Plan) -> Result<(), FlushError> {
-        self.committer.bump().await?;
+        let own = self.committer.bump().await?;
         let version = self.current.get();
         let Some(tablet) = version.tablets.get(&plan.tablet) else {
             return self.forget(&plan.inputs).await;
@@ -120,7 +118,7 @@ impl Parts {
         let target = Target {
             store: &self.store,
             shard: self.shard,
-            own: self.committer.own(),
+            own,
             ulid: &ulid,
             flight: &flight,
         };

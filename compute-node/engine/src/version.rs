@@ -15,6 +15,7 @@ use auxo_sst::manifest::{Delete, Manifest};
 use auxo_wal_adapters::Offset;
 use parking_lot::RwLock;
 
+use crate::budget::MemtableBudget;
 use crate::memtable::Memtables;
 
 /// Live files of a shard by tablet.
@@ -110,23 +111,38 @@ pub fn files_of(manifest: &Manifest) -> Files {
 }
 
 /// The place where the newest version of a shard hangs.
-#[derive(Debug, Default)]
-pub struct Current(RwLock<Arc<Version>>);
+///
+/// Whoever edits it counts the bytes of memtables in the node's budget; what is left when it is
+/// dropped is taken off then.
+#[derive(Debug)]
+pub struct Current {
+    newest: RwLock<Arc<Version>>,
+    budget: MemtableBudget,
+}
+
+impl Drop for Current {
+    fn drop(&mut self) {
+        self.budget.sub(self.newest.get_mut().memory_bytes());
+    }
+}
 
 impl Current {
-    /// Starts with the given version.
-    pub fn new(version: Version) -> Self {
-        Self(RwLock::new(Arc::new(version)))
+    /// Starts with the given version, which has nothing in memory.
+    pub fn new(version: Version, budget: MemtableBudget) -> Self {
+        Self {
+            newest: RwLock::new(Arc::new(version)),
+            budget,
+        }
     }
 
     /// The newest version: one `Arc` clone.
     pub fn get(&self) -> Arc<Version> {
-        Arc::clone(&self.0.read())
+        Arc::clone(&self.newest.read())
     }
 
     /// Puts a changed copy in place of the newest version. `edit` must be quick: readers wait.
     pub fn edit<R>(&self, edit: impl FnOnce(&mut Version) -> R) -> R {
-        let mut current = self.0.write();
+        let mut current = self.newest.write();
         edit(Arc::make_mut(&mut current))
     }
 }
