@@ -10,7 +10,6 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use auxo_proto::ids::TabletId;
 use auxo_proto::schema::TabletSpec;
 use auxo_sst::compaction::{self, Options, Plan};
 use auxo_sst::entry::FileEntry;
@@ -24,7 +23,7 @@ use tokio::time::Instant;
 use crate::committer::NotCommitted;
 use crate::flush::{self, Flight, FlushError, Output, Target};
 use crate::shard::Parts;
-use crate::{read, select, version};
+use crate::{read, select};
 
 /// How often garbage is looked for.
 const SWEEP_EVERY: Duration = Duration::from_secs(600);
@@ -203,18 +202,7 @@ impl Parts {
                 })
             })
             .await?;
-        self.current.edit(|version| {
-            version.manifest = number;
-            let dropped: Vec<TabletId> = version
-                .files
-                .keys()
-                .filter(|tablet| !version.tablets.contains_key(tablet))
-                .copied()
-                .collect();
-            let mut files = version::files_of(&manifest);
-            dropped.iter().for_each(|tablet| drop(files.remove(tablet)));
-            version.files = Arc::new(files);
-        });
+        self.install(number, &manifest);
         Ok(())
     }
 

@@ -41,7 +41,7 @@ use crate::claim::Identity;
 use crate::outcome::{WriteError, Written};
 use crate::payload::{self, Batch, EncodedBatch};
 use crate::shard::Parts;
-use crate::state::{Cut, State};
+use crate::state::State;
 
 mod delivery;
 mod reclaim;
@@ -72,16 +72,16 @@ pub(crate) struct Submitted {
 pub(crate) enum Command {
     /// Rows, deletes or tablets.
     Write(Box<Submitted>),
-    /// Freeze the memtables at `next`.
-    Cut(oneshot::Sender<Option<Cut>>),
+    /// Freeze the memtables at `next`; the cut is among those to flush when this is answered.
+    Cut(oneshot::Sender<()>),
     /// Answer once everything acked before now is applied.
     Barrier(oneshot::Sender<Result<(), WriteError>>),
     /// Tell readers of the log that a manifest is committed.
     Mark(u64),
     /// Another leader committed a manifest: stop.
     Deposed(Term),
-    /// Settle what is in flight, take nothing more, end.
-    Close(oneshot::Sender<Option<Cut>>),
+    /// Settle what is in flight, take nothing more, cut once more, end.
+    Close(oneshot::Sender<()>),
 }
 
 /// How the appending task ended.
@@ -105,7 +105,7 @@ struct Sent {
 
 /// A close that waits for frames in flight, no longer than its deadline.
 struct Closing {
-    reply: oneshot::Sender<Option<Cut>>,
+    reply: oneshot::Sender<()>,
     deadline: Instant,
 }
 
@@ -210,7 +210,8 @@ impl Leader {
             && self.waiting.is_empty()
             && let Some(closing) = self.closing.take()
         {
-            self.handed_over = closing.reply.send(self.state.cut()).is_ok();
+            self.cut();
+            self.handed_over = closing.reply.send(()).is_ok();
             return Err(Ended::Closed);
         }
         let linger = at(self.linger_until.filter(|_| self.has_room()));
@@ -265,7 +266,8 @@ impl Leader {
         match command {
             Command::Write(submitted) => self.admit(*submitted),
             Command::Cut(reply) => {
-                let _ = reply.send(self.state.cut());
+                self.cut();
+                let _ = reply.send(());
             }
             Command::Barrier(reply) => self.barriers.push(Barrier {
                 asked_at: self.n,
@@ -285,6 +287,13 @@ impl Leader {
             }
         }
         Ok(())
+    }
+
+    /// A cut is in the queue of the flusher before anybody hears of it: one that got lost would be
+    /// missing from every file.
+    fn cut(&mut self) {
+        let cut = self.state.cut().map(Arc::new);
+        self.parts.cuts.lock().extend(cut);
     }
 
     /// Joins, answers or refuses a batch that is known; the others wait for the next frame.

@@ -294,7 +294,8 @@ impl Engine {
             flush_wanted: Notify::new(),
             applied: Notify::new(),
             flushed_batches: tokio::sync::Mutex::new(Batches::of_manifest(&manifest.batches)),
-            cuts: tokio::sync::Mutex::default(),
+            cuts: parking_lot::Mutex::default(),
+            flushing: tokio::sync::Mutex::default(),
             in_flight: parking_lot::Mutex::default(),
             ended,
         });

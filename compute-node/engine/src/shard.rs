@@ -16,6 +16,7 @@ use auxo_proto::clock::Clock;
 use auxo_proto::ids::{ShardId, TabletId, TenantId};
 use auxo_proto::random::Random;
 use auxo_proto::schema::TabletSpec;
+use auxo_sst::manifest::Manifest;
 use auxo_wal_adapters::frame::PAYLOAD_BYTES_MAX;
 use auxo_wal_adapters::{Offset, Region};
 use object_store::ObjectStore;
@@ -33,7 +34,7 @@ use crate::outcome::{Busy, WriteError, Written};
 use crate::payload::{self, Batch, EncodeError, EncodedBatch, Entry};
 use crate::read::{ReadError, TabletSnapshot};
 use crate::state::Cut;
-use crate::version::{self, Current};
+use crate::version::Current;
 
 /// Longest wait of a strong read for the log.
 const BARRIER_TIME: Duration = Duration::from_secs(5);
@@ -57,8 +58,10 @@ pub(crate) struct Parts {
     pub(crate) applied: Notify,
     /// Batches applied up to the newest manifest's `flushed`.
     pub(crate) flushed_batches: tokio::sync::Mutex<Batches>,
-    /// Cuts whose files are not committed yet, oldest first; held while one is being flushed.
-    pub(crate) cuts: tokio::sync::Mutex<VecDeque<Cut>>,
+    /// Cuts whose files are not committed yet, oldest first.
+    pub(crate) cuts: parking_lot::Mutex<VecDeque<Arc<Cut>>>,
+    /// Held by whoever flushes cuts.
+    pub(crate) flushing: tokio::sync::Mutex<()>,
     /// Keys of objects that are written and not committed; see `auxo_sst::garbage`.
     pub(crate) in_flight: parking_lot::Mutex<std::collections::HashSet<String>>,
     pub(crate) ended: watch::Sender<Option<Ended>>,
@@ -306,8 +309,8 @@ impl Shard {
         let (reply, answer) = oneshot::channel();
         let sent = self.parts.commands.send(Command::Cut(reply)).await;
         sent.map_err(|_| self.gone())?;
-        let cut = answer.await.map_err(|_| self.gone())?;
-        let flushed = self.parts.flush_cut(cut).await;
+        answer.await.map_err(|_| self.gone())?;
+        let flushed = self.parts.flush_cuts().await;
         flushed.map_err(|error| self.not_flushed(&error))
     }
 
@@ -335,9 +338,9 @@ impl Shard {
                 _ => Err(self.gone()),
             };
         }
-        let cut = answer.await.map_err(|_| self.gone())?;
+        answer.await.map_err(|_| self.gone())?;
         let _stops = self.parts.stop.clone().drop_guard();
-        let flushed = self.parts.flush_cut(cut).await;
+        let flushed = self.parts.flush_cuts().await;
         if flushed.is_ok() {
             self.parts.committer.finish().await;
         }
@@ -363,18 +366,19 @@ fn encode(batch: &Batch) -> Result<EncodedBatch, WriteError> {
 }
 
 impl Parts {
-    /// Flushes every pending cut, then the given one.
-    pub(crate) async fn flush_cut(&self, cut: Option<Cut>) -> Result<(), FlushError> {
-        let mut cuts = self.cuts.lock().await;
-        cuts.extend(cut);
-        while let Some(cut) = cuts.front() {
-            if let Err(error) = self.flush_one(cut).await {
+    /// Flushes every pending cut. Dropped half-way, it is taken up by the next call.
+    pub(crate) async fn flush_cuts(&self) -> Result<(), FlushError> {
+        let _one_at_a_time = self.flushing.lock().await;
+        loop {
+            let Some(cut) = self.cuts.lock().front().cloned() else {
+                return Ok(());
+            };
+            if let Err(error) = self.flush_one(&cut).await {
                 self.heed(&error).await;
                 return Err(error);
             }
-            cuts.pop_front();
+            self.cuts.lock().pop_front();
         }
-        Ok(())
     }
 
     /// Tells the appending task if a failed commit shows that somebody else leads.
@@ -413,33 +417,20 @@ impl Parts {
             })
             .await?;
         let (number, manifest) = committed;
-        let freed = self.current.edit(|version| {
-            let flushed_seq = version.seq(cut.until);
-            let frozen = version
-                .frozen
-                .iter()
-                .position(|frozen| frozen.until == cut.until);
-            let freed = frozen.map_or(0, |at| version.frozen.remove(at).rows.bytes());
-            version.manifest = number;
-            version.flushed = manifest.flushed;
-            let mut deletes = manifest.deletes.clone();
-            deletes.extend(
-                version
-                    .deletes
-                    .iter()
-                    .filter(|d| d.seq >= flushed_seq)
-                    .cloned(),
-            );
-            version.deletes = Arc::new(deletes);
-            version.files = Arc::new(version::files_of(&manifest));
-            freed
-        });
-        self.budget.sub(freed);
+        self.install(number, &manifest);
         self.unflushed.fetch_sub(cut.log_bytes, Ordering::Relaxed);
         tracing::info!(shard = %self.shard, manifest = number, flushed = cut.until, "flushed");
         let _ = self.commands.try_send(Command::Mark(number));
         self.truncate(cut.until).await;
         Ok(())
+    }
+
+    /// Takes a committed manifest over, for readers who come from now on.
+    pub(crate) fn install(&self, number: u64, manifest: &Manifest) {
+        let freed = self
+            .current
+            .edit(|version| version.install(number, manifest));
+        self.budget.sub(freed);
     }
 
     /// Cuts the log below a committed `flushed`. A failure is made good by the next flush.
@@ -475,13 +466,13 @@ impl Parts {
             if self.commands.send(Command::Cut(reply)).await.is_err() {
                 return;
             }
-            let Ok(cut) = answer.await else {
+            if answer.await.is_err() {
                 return;
-            };
+            }
             let flushed = tokio::select! {
                 biased;
                 () = self.stop.cancelled() => return,
-                flushed = self.flush_cut(cut) => flushed,
+                flushed = self.flush_cuts() => flushed,
             };
             match flushed {
                 Ok(()) => pause = Duration::from_millis(200),

@@ -91,6 +91,32 @@ impl Version {
         hits.map(|delete| delete.seq).collect()
     }
 
+    /// Takes a committed manifest over: its files, and no more the rows that they hold. One of a
+    /// lower number changes nothing.
+    ///
+    /// Whoever installs it, flush or compaction, it may hold what another has just committed; so
+    /// what leaves memory is what the manifest says, never what the caller has done.
+    ///
+    /// * returns: bytes of memtables that left.
+    pub(crate) fn install(&mut self, number: u64, manifest: &Manifest) -> usize {
+        if number <= self.manifest {
+            return 0;
+        }
+        self.manifest = number;
+        self.flushed = manifest.flushed;
+        let in_files = |frozen: &mut Frozen| frozen.until <= manifest.flushed;
+        let left = self.frozen.extract_if(.., in_files);
+        let freed = left.map(|frozen| frozen.rows.bytes()).sum();
+        let flushed = self.seq(manifest.flushed);
+        let later = self.deletes.iter().filter(|delete| delete.seq >= flushed);
+        let deletes = manifest.deletes.iter().chain(later).cloned().collect();
+        self.deletes = Arc::new(deletes);
+        let mut files = files_of(manifest);
+        files.retain(|tablet, _| self.tablets.contains_key(tablet));
+        self.files = Arc::new(files);
+        freed
+    }
+
     /// Bytes of all memtables, frozen ones included.
     pub fn memory_bytes(&self) -> usize {
         let frozen: usize = self.frozen.iter().map(|frozen| frozen.rows.bytes()).sum();

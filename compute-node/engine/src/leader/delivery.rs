@@ -121,6 +121,7 @@ impl Leader {
                             "offset {from} is below {until} but not there"
                         )));
                     }
+                    self.meanwhile(tokio::time::sleep(PAUSE)).await?;
                 }
                 Err(WalError::OutOfRange { start }) => return Err(self.cut_off(start).await),
                 Err(error) => {

@@ -7,11 +7,12 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use arrow::array::{Array, AsArray};
 use arrow::datatypes::Int64Type;
 use auxo_engine::payload::{Batch, Entry};
-use auxo_engine::{Engine, Ground, LocalTerms, OpenError, OpenLeader, Settings, Shard};
+use auxo_engine::{Ended, Engine, Ground, LocalTerms, OpenError, OpenLeader, Settings, Shard};
 use auxo_proto::clock::Clock;
 use auxo_proto::ids::{
     BatchId, ColumnId, DatabaseId, SchemaNumber, ShardId, TableId, TabletId, TenantId,
@@ -29,13 +30,16 @@ use auxo_wal_adapters::{RegionId, Wal};
 use futures::TryStreamExt;
 use object_store::ObjectStore;
 use object_store::memory::InMemory;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 pub(crate) mod poor_log;
+pub(crate) mod told;
 pub(crate) mod watched_store;
 
 use poor_log::PoorLog;
+use told::{Told, seen, write};
 use watched_store::WatchedStore;
 
 /// The region of [`SHARD`].
@@ -180,6 +184,7 @@ impl Services {
     }
 }
 
+#[derive(Clone)]
 pub(crate) struct Node {
     pub(crate) engine: Engine,
     pub(crate) stop: CancellationToken,
@@ -189,6 +194,13 @@ pub(crate) struct Node {
 }
 
 impl Node {
+    /// Stops everything and waits for it.
+    pub(crate) async fn end(&self) {
+        self.stop.cancel();
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+
     pub(crate) async fn lead(&self, epoch: u64) -> Shard {
         self.try_lead(epoch).await.expect("opens")
     }
@@ -254,4 +266,56 @@ impl Node {
 pub(crate) fn sorted(mut rows: Vec<Row>) -> Vec<Row> {
     rows.sort();
     rows
+}
+
+pub(crate) fn patient(patience_ms: u64) -> Settings {
+    Settings {
+        patience_ms,
+        ..Settings::default()
+    }
+}
+
+/// How leadership ended, within a time in which it surely does.
+pub(crate) async fn ended(shard: &Shard) -> Ended {
+    let mut ended = shard.ended();
+    let waited = ended.wait_for(Option::is_some);
+    let waited = tokio::time::timeout(Duration::from_secs(20), waited).await;
+    waited.expect("ends").unwrap().clone().unwrap()
+}
+
+pub(crate) async fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !holds() {
+        assert!(Instant::now() < deadline, "never: {what}");
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+}
+
+/// First offset of the region that is not taken: each frame takes one.
+pub(crate) fn log_end(services: &Services) -> u64 {
+    use futures::FutureExt;
+    let asked = async { services.wal.open(REGION).await?.end().await };
+    asked
+        .now_or_never()
+        .expect("memory does not wait")
+        .unwrap()
+        .offset
+}
+
+/// Checks the model at the old leader, at two successors with late frames landing in between, and
+/// after a flush.
+pub(crate) async fn check_for_ever(services: &Services, old: &Node, told: &Told, case: &str) {
+    told.check(&seen(old).await).expect(case);
+    for epoch in [1_000, 1_001] {
+        let next = services.node(epoch);
+        let shard = next.lead(epoch).await;
+        services.wal.land_late(REGION).unwrap();
+        write(&shard, 900_000 + epoch as i64, None)
+            .await
+            .expect(case);
+        told.check(&seen(&next).await).expect(case);
+        shard.flush().await.expect(case);
+        told.check(&seen(&next).await).expect(case);
+        next.stop.cancel();
+    }
 }

@@ -4,6 +4,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -38,6 +39,7 @@ struct State {
     ends: Mutex<VecDeque<Poor>>,
     away: watch::Sender<bool>,
     held: watch::Sender<bool>,
+    appended: AtomicUsize,
     events: Events,
 }
 
@@ -48,6 +50,7 @@ impl PoorLog {
             ends: Mutex::default(),
             away: watch::Sender::new(false),
             held: watch::Sender::new(false),
+            appended: AtomicUsize::new(0),
             events,
         };
         Self {
@@ -69,6 +72,11 @@ impl PoorLog {
     /// Whether every scripted fault was met.
     pub(crate) fn is_spent(&self) -> bool {
         self.state.reads.lock().is_empty() && self.state.ends.lock().is_empty()
+    }
+
+    /// Frames that this node has handed to the service.
+    pub(crate) fn appended(&self) -> usize {
+        self.state.appended.load(Ordering::SeqCst)
     }
 
     /// While away, this node cannot reach the service.
@@ -127,6 +135,7 @@ impl Region for PoorRegion {
             return futures::future::ready(Err(AppendError::Refused(error))).boxed();
         }
         let appending = self.region.append(frame);
+        self.state.appended.fetch_add(1, Ordering::SeqCst);
         let mut held = self.state.held.subscribe();
         async move {
             let answer = appending.await;
