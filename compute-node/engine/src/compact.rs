@@ -137,7 +137,8 @@ impl Parts {
         };
         let began = Instant::now();
         let written = flush::write_files(merged, &fields, &output).await;
-        self.replace(&plan.inputs, written?).await?;
+        let replaced = self.replace(&plan.inputs, written?);
+        flight.until_decided(replaced).await?;
         let rows: u64 = plan.inputs.iter().map(|input| input.rows).sum();
         tracing::info!(
             shard = %self.shard,

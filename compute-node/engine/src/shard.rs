@@ -377,7 +377,6 @@ impl Parts {
                 self.heed(&error).await;
                 return Err(error);
             }
-            self.cuts.lock().pop_front();
         }
     }
 
@@ -388,7 +387,8 @@ impl Parts {
         }
     }
 
-    /// Flushes one cut. Called again after it was dropped half-way, it finds what was committed.
+    /// Flushes the oldest cut. Called again after it was dropped half-way, it finds what was
+    /// committed; once the cut has left the queue, only the log remains to be truncated.
     async fn flush_one(&self, cut: &Cut) -> Result<(), FlushError> {
         let own = self.committer.bump().await?;
         let version = self.current.get();
@@ -409,15 +409,13 @@ impl Parts {
         let table = batches.to_manifest();
         drop(batches);
         let now_ms = self.clock.now_ms();
-        let committed = self
-            .committer
-            .commit(|before| {
-                let due = before.flushed < cut.until;
-                due.then(|| flush::flushed_manifest(before, cut, files, table, now_ms))
-            })
-            .await?;
-        let (number, manifest) = committed;
+        let commit = self.committer.commit(|before| {
+            let due = before.flushed < cut.until;
+            due.then(|| flush::flushed_manifest(before, cut, files, table, now_ms))
+        });
+        let (number, manifest) = flight.until_decided(commit).await?;
         self.install(number, &manifest);
+        self.cuts.lock().pop_front();
         self.unflushed.fetch_sub(cut.log_bytes, Ordering::Relaxed);
         tracing::info!(shard = %self.shard, manifest = number, flushed = cut.until, "flushed");
         let _ = self.commands.try_send(Command::Mark(number));

@@ -87,9 +87,10 @@ async fn deposed_by_a_manifest(
         if flushed {
             shard.flush().await.unwrap();
         }
+        let before = old.log.appended();
         let above = write(&zombie, 2, None);
         let flush = async {
-            until("lands", || log_end(&services) >= 5).await;
+            until("sent", || old.log.appended() > before).await;
             assert!(zombie.flush().await.is_err(), "a zombie commits nothing");
         };
         tokio::join!(above, flush).0
@@ -199,6 +200,25 @@ async fn a_flush_dropped_in_its_commit_is_finished_and_not_repeated() {
     let told = Told((1..=2).map(|write| (write, vec![Answer::Ok])).collect());
     assert_eq!(shard.status().file_rows, 2, "no row was flushed twice");
     check_for_ever(&services, &node, &told, "dropped").await;
+}
+
+#[tokio::test]
+async fn a_strong_read_passes_what_a_zombie_left_at_the_end_of_the_log() {
+    let services = Services::new();
+    let old = services.node(1);
+    let zombie = old.with_table(1, MergeMode::Append).await;
+    let new = services.node(2);
+    let shard = new.lead(2).await;
+    assert_eq!(
+        write(&zombie, 1, None).await,
+        Err(WriteError::NotLeader(SHARD))
+    );
+    assert_eq!(shard.status().applied + 1, log_end(&services));
+    shard
+        .barrier()
+        .await
+        .expect("what counts nowhere delays nobody for long");
+    assert_eq!(shard.status().applied, log_end(&services));
 }
 
 #[tokio::test]

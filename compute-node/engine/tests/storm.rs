@@ -28,7 +28,7 @@ const WRITES: i64 = 25;
 #[tokio::test]
 async fn whatever_happens_answers_are_true() {
     let storms = futures::stream::iter(1..=SEEDS).map(|seed| async move {
-        let ended = tokio::time::timeout(Duration::from_secs(60), storm(seed)).await;
+        let ended = tokio::time::timeout(Duration::from_secs(120), storm(seed)).await;
         ended
             .unwrap_or_else(|_| Err("did not end".into()))
             .map_err(|error| format!("seed {seed}: {error}"))

@@ -180,14 +180,10 @@ impl Leader {
             Fed::Claimed if self.claiming != Some(frame.writer) => {
                 return Err(Ended::Fenced(frame.term));
             }
-            Fed::Claimed | Fed::Skipped => {}
-            Fed::Applied => {
-                if own {
-                    self.pass_barriers(frame.n);
-                }
-                self.parts.after_apply();
-            }
+            Fed::Applied if own => self.pass_barriers(frame.n),
+            Fed::Claimed | Fed::Skipped | Fed::Applied => {}
         }
+        self.parts.after_apply();
         Ok(())
     }
 
