@@ -140,6 +140,7 @@ async fn start(
         memtable_bytes: share(30),
         request_bytes: config.limits.write_queue_bytes.as_usize(),
         tails_bytes: share(10) as u64,
+        ..Settings::default()
     };
     let engine = Engine::new(ground, settings);
     tasks.spawn(engine.clone().keep_within_budget());

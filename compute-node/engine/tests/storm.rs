@@ -43,7 +43,6 @@ async fn whatever_happens_answers_are_true() {
         sum.unknown += tally.unknown;
         sum.reclaims += tally.reclaims;
     }
-    println!("{sum:?}");
     let each = [sum.ok, sum.rejected, sum.unknown, sum.reclaims];
     let enough = SEEDS as usize / 4;
     assert!(
@@ -286,6 +285,7 @@ impl Storm {
 
     async fn check_for_ever(&self, seed: u64) -> Result<Tally, String> {
         let told = self.told.borrow().clone();
+        let nodes = std::mem::take(&mut *self.nodes.borrow_mut());
         for epoch in [1_000, 1_001] {
             let next = self.services.node(seed * 10_000 + epoch);
             let shard = next.try_lead(epoch).await;
@@ -294,7 +294,7 @@ impl Storm {
             self.services.wal.land_late(REGION).unwrap();
             told.check(&there)
                 .map_err(|error| format!("epoch {epoch}: {error}"))?;
-            for (zombie, _) in self.nodes.borrow().iter() {
+            for (zombie, _) in &nodes {
                 told.check_nothing_rejected(&seen(zombie).await)
                     .map_err(|error| format!("a zombie: {error}"))?;
             }
@@ -303,7 +303,6 @@ impl Storm {
                 .map_err(|error| format!("epoch {epoch}, flushed: {error}"))?;
             next.end().await;
         }
-        let nodes = std::mem::take(&mut *self.nodes.borrow_mut());
         let claims = nodes
             .iter()
             .map(|(_, shard)| shard.status().term.inc as usize);
