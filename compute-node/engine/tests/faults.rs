@@ -155,33 +155,34 @@ async fn frames_in_flight_together_are_each_answered_truly() {
 async fn a_log_that_reads_badly_delays_and_decides_nothing() {
     let fails = || Poor::Fails(WalError::Unavailable);
     let busy = || Poor::Fails(WalError::Busy);
-    let cases: &[(&str, Fault, &[Poor], &[Poor], Answer)] = &[
+    type Case = (&'static str, Fault, Vec<Poor>, Vec<Poor>, Answer);
+    let cases: [Case; 4] = [
         (
             "gap read back",
             Fault::Hole { width: 2 },
-            &[fails(), Poor::Empty, busy()],
-            &[],
+            vec![fails(), Poor::Empty, busy()],
+            vec![],
             Answer::Ok,
         ),
         (
             "claim read back",
             Fault::ReplyLost,
-            &[Poor::Empty, fails(), Poor::Empty],
-            &[],
+            vec![Poor::Empty, fails(), Poor::Empty],
+            vec![],
             Answer::Ok,
         ),
         (
             "end not told",
             Fault::Somewhere,
-            &[busy()],
-            &[fails(), busy()],
+            vec![busy()],
+            vec![fails(), busy()],
             Answer::Ok,
         ),
         (
             "end of a lost frame not told",
             Fault::NotSomewhere,
-            &[fails()],
-            &[fails()],
+            vec![fails()],
+            vec![fails()],
             Answer::Rejected,
         ),
     ];
@@ -189,14 +190,14 @@ async fn a_log_that_reads_badly_delays_and_decides_nothing() {
         let services = Services::new();
         let node = services.node(1);
         let shard = node.with_table(1, MergeMode::Append).await;
-        services.wal.inject(REGION, *fault).unwrap();
-        node.log.reads(reads.iter().cloned());
-        node.log.ends(ends.iter().cloned());
+        services.wal.inject(REGION, fault).unwrap();
+        node.log.reads(reads);
+        node.log.ends(ends);
         let mut told = Told::default();
         let answer = write(&shard, 1, None).await;
-        assert_eq!(Answer::of(&answer), *expected, "{case}: {answer:?}");
+        assert_eq!(Answer::of(&answer), expected, "{case}: {answer:?}");
         assert!(node.log.is_spent(), "{case}: the faults were met");
-        told.note(1, *expected);
+        told.note(1, expected);
         assert_eq!(shard.status().ended, None, "{case}");
         check_for_ever(&services, &node, &told, case).await;
     }
