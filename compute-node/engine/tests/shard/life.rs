@@ -1,20 +1,16 @@
 //! A shard over the reference log and an in-memory store: what is acked is there, once, after
 //! whatever happens to leaders.
 
-#![allow(clippy::unwrap_used, reason = "a test ends where it cannot go on")]
-
-mod ground;
-
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use crate::ground::{HOUR, Row, SHARD, Services, TABLET, batch, row, sorted};
 use auxo_engine::payload::{Batch, Entry};
 use auxo_engine::{OpenError, WriteError};
 use auxo_proto::ids::{BatchId, TenantId};
 use auxo_proto::random::Random;
 use auxo_proto::schema::MergeMode;
 use auxo_sst::predicate::{TagFilter, TagTest, TimeRange};
-use ground::{HOUR, Row, SHARD, Services, TABLET, batch, row, sorted};
 
 #[tokio::test]
 async fn what_was_acked_is_read_before_and_after_flush_and_restart() {

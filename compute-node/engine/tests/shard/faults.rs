@@ -3,20 +3,16 @@
 //! The model is `ground::told`: P1 and P3 of the fencing protocol, and "at most once" for what is
 //! not known.
 
-#![allow(clippy::unwrap_used, reason = "a test ends where it cannot go on")]
-
-mod ground;
-
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use crate::ground::poor_log::Poor;
+use crate::ground::told::{Answer, Told, seen, write};
+use crate::ground::{REGION, Services, check_for_ever, ended, log_end, patient, until};
 use auxo_engine::{Ended, WriteError};
 use auxo_proto::schema::MergeMode;
 use auxo_wal_adapters::WalError;
 use auxo_wal_adapters::memory::{Fault, MemorySettings};
-use ground::poor_log::Poor;
-use ground::told::{Answer, Told, seen, write};
-use ground::{REGION, Services, check_for_ever, ended, log_end, patient, until};
 use tokio::time::Instant;
 
 #[tokio::test]

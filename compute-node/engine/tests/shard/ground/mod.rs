@@ -2,9 +2,6 @@
 //! they are read; a log ([`poor_log`]) and a store ([`watched_store`]) that a test can trouble for
 //! one node alone.
 
-#![allow(clippy::unwrap_used, reason = "a test ends where it cannot go on")]
-#![allow(dead_code, reason = "each test file uses its part of this ground")]
-
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;

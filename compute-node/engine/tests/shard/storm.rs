@@ -3,22 +3,18 @@
 //! callers were told is held against every successor, against the zombies, and against two fresh
 //! leaders at the end. A failure names its seed.
 
-#![allow(clippy::unwrap_used, reason = "a test ends where it cannot go on")]
-
-mod ground;
-
 use std::cell::RefCell;
 use std::time::Duration;
 
+use crate::ground::poor_log::Poor;
+use crate::ground::told::{Answer, Told, seen, write};
+use crate::ground::{Node, REGION, Services, log_end};
 use auxo_engine::{OpenError, Settings, Shard};
 use auxo_proto::random::Random;
 use auxo_proto::schema::MergeMode;
 use auxo_wal_adapters::WalError;
 use auxo_wal_adapters::memory::{Fault, MemorySettings};
 use futures::StreamExt;
-use ground::poor_log::Poor;
-use ground::told::{Answer, Told, seen, write};
-use ground::{Node, REGION, Services, log_end};
 
 const SEEDS: u64 = 200;
 const AT_ONCE: usize = 16;

@@ -1,20 +1,16 @@
 //! Two leaders of one shard: a deposed one settles what it has in flight by the claim that deposed
 //! it, and changes nothing stored any more; a leader that claims again begins with a bump.
 
-#![allow(clippy::unwrap_used, reason = "a test ends where it cannot go on")]
-
-mod ground;
-
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use crate::ground::told::{Answer, Told, seen, write};
+use crate::ground::watched_store::Event;
+use crate::ground::{REGION, SHARD, Services, check_for_ever, ended, log_end, until};
 use auxo_engine::{Ended, WriteError, Written};
 use auxo_proto::ids::Term;
 use auxo_proto::schema::MergeMode;
 use auxo_wal_adapters::memory::Fault;
-use ground::told::{Answer, Told, seen, write};
-use ground::watched_store::Event;
-use ground::{REGION, SHARD, Services, check_for_ever, ended, log_end, until};
 
 #[tokio::test]
 async fn a_zombies_frames_are_settled_by_the_claim_that_deposed_it() {
