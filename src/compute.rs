@@ -93,6 +93,7 @@ impl Compute {
             memtable_bytes: share(30),
             request_bytes: config.limits.write_queue_bytes.as_usize(),
             tails_bytes: share(10) as u64,
+            ..Settings::default()
         };
         let engine = Engine::new(ground, settings);
         tasks.spawn(engine.clone().keep_within_budget());

@@ -12,7 +12,9 @@ use std::time::Duration;
 
 use auxo_proto::ids::{ShardId, Term};
 use auxo_proto::random::Random;
-use auxo_wal_adapters::{Frame, FrameKind, Offset, Placed, Region, RegionId, WalError};
+use auxo_wal_adapters::{
+    AppendError, Frame, FrameKind, Offset, Placed, Region, RegionId, WalError,
+};
 use bytes::Bytes;
 use tokio::time::Instant;
 
@@ -86,29 +88,29 @@ pub(crate) async fn append(
     deadline: Instant,
 ) -> Result<Placed, ClaimError> {
     loop {
-        match region.append(claim.clone()).await {
-            Ok(placed) => return Ok(placed),
-            Err(error) => {
-                let error = match error {
-                    auxo_wal_adapters::AppendError::Refused(error)
-                    | auxo_wal_adapters::AppendError::Unknown(error) => error,
-                };
-                if error.parks() || Instant::now() + PAUSE > deadline {
-                    return Err(ClaimError::Log(error));
-                }
-                tokio::time::sleep(PAUSE).await;
-            }
+        let appended = tokio::time::timeout_at(deadline, region.append(claim.clone())).await;
+        let error = match appended {
+            Ok(Ok(placed)) => return Ok(placed),
+            Ok(Err(AppendError::Refused(error) | AppendError::Unknown(error))) => error,
+            Err(_) => WalError::Unavailable,
+        };
+        if error.parks() || Instant::now() + PAUSE > deadline {
+            return Err(ClaimError::Log(error));
         }
+        tokio::time::sleep(PAUSE).await;
     }
 }
 
-/// Feeds the log from where `state` stands until the claim of `writer` counts.
+/// Feeds the log from where `state` stands until the claim counts.
 ///
+/// * `placed`: what the service said of the claim. If it named no place, and none is found, the
+///   claim is appended again.
 /// * returns: the offset of the claim; `state.next()` is behind it.
 pub(crate) async fn replay(
     region: &Arc<dyn Region>,
     state: &mut State,
-    writer: u64,
+    claim: &Frame,
+    mut placed: Placed,
     deadline: Instant,
 ) -> Result<Offset, ClaimError> {
     loop {
@@ -125,11 +127,16 @@ pub(crate) async fn replay(
             }
             Err(error) => return Err(ClaimError::Log(error)),
         };
-        if chunk.frames.is_empty() && Instant::now() > deadline {
-            return Err(ClaimError::Log(WalError::Unavailable));
+        if chunk.next <= from {
+            if Instant::now() > deadline {
+                return Err(ClaimError::Log(WalError::Unavailable));
+            }
+            if placed == Placed::Somewhere {
+                placed = append(region, claim, deadline).await?;
+            }
         }
         for (offset, frame) in chunk.frames {
-            let own = frame.kind == FrameKind::Claim && frame.writer == writer;
+            let own = frame.kind == FrameKind::Claim && frame.writer == claim.writer;
             let fed = state.feed(offset, &frame, None)?;
             match (own, fed) {
                 (true, Fed::Claimed) => return Ok(offset),

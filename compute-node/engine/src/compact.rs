@@ -10,7 +10,6 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use auxo_proto::ids::TabletId;
 use auxo_proto::schema::TabletSpec;
 use auxo_sst::compaction::{self, Options, Plan};
 use auxo_sst::entry::FileEntry;
@@ -23,9 +22,8 @@ use tokio::time::Instant;
 
 use crate::committer::NotCommitted;
 use crate::flush::{self, Flight, FlushError, Output, Target};
-use crate::leader::Command;
 use crate::shard::Parts;
-use crate::{read, select, version};
+use crate::{read, select};
 
 /// How often garbage is looked for.
 const SWEEP_EVERY: Duration = Duration::from_secs(600);
@@ -52,9 +50,8 @@ impl Parts {
             };
             match worked {
                 Ok(_) => {}
-                Err(FlushError::NotCommitted(NotCommitted::Deposed(term))) => {
-                    let _ = self.commands.send(Command::Deposed(term)).await;
-                    return;
+                Err(error @ FlushError::NotCommitted(NotCommitted::Deposed(_))) => {
+                    return self.heed(&error).await;
                 }
                 Err(error) => {
                     tracing::error!(shard = %self.shard, %error, "compaction failed, inputs stay");
@@ -86,7 +83,7 @@ impl Parts {
     }
 
     async fn compact(&self, plan: &Plan) -> Result<(), FlushError> {
-        self.committer.bump().await?;
+        let own = self.committer.bump().await?;
         let version = self.current.get();
         let Some(tablet) = version.tablets.get(&plan.tablet) else {
             return self.forget(&plan.inputs).await;
@@ -120,7 +117,7 @@ impl Parts {
         let target = Target {
             store: &self.store,
             shard: self.shard,
-            own: self.committer.own(),
+            own,
             ulid: &ulid,
             flight: &flight,
         };
@@ -140,7 +137,8 @@ impl Parts {
         };
         let began = Instant::now();
         let written = flush::write_files(merged, &fields, &output).await;
-        self.replace(&plan.inputs, written?).await?;
+        let replaced = self.replace(&plan.inputs, written?);
+        flight.until_decided(replaced).await?;
         let rows: u64 = plan.inputs.iter().map(|input| input.rows).sum();
         tracing::info!(
             shard = %self.shard,
@@ -205,18 +203,7 @@ impl Parts {
                 })
             })
             .await?;
-        self.current.edit(|version| {
-            version.manifest = number;
-            let dropped: Vec<TabletId> = version
-                .files
-                .keys()
-                .filter(|tablet| !version.tablets.contains_key(tablet))
-                .copied()
-                .collect();
-            let mut files = version::files_of(&manifest);
-            dropped.iter().for_each(|tablet| drop(files.remove(tablet)));
-            version.files = Arc::new(files);
-        });
+        self.install(number, &manifest);
         Ok(())
     }
 

@@ -8,6 +8,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use auxo_proto::ids::{Seq, TabletId};
 use auxo_proto::schema::{Column, ColumnKind, TabletSpec};
@@ -46,11 +47,14 @@ pub(crate) enum FlushError {
     NotCommitted(#[from] NotCommitted),
 }
 
-/// Keys of objects that are written and not committed, so that nobody deletes them; they leave the
-/// shard's set when this is dropped.
+/// Keys of objects that are written and not committed, so that nobody deletes them.
+///
+/// They leave the shard's set when this is dropped; but if it is dropped while a commit is under
+/// way they stay there for good, as that manifest may still come to name them.
 pub(crate) struct Flight<'a> {
     shard: &'a Mutex<HashSet<String>>,
     own: Mutex<Vec<String>>,
+    undecided: AtomicBool,
 }
 
 impl<'a> Flight<'a> {
@@ -58,6 +62,7 @@ impl<'a> Flight<'a> {
         Self {
             shard,
             own: Mutex::default(),
+            undecided: AtomicBool::new(false),
         }
     }
 
@@ -65,10 +70,21 @@ impl<'a> Flight<'a> {
         self.shard.lock().insert(key.to_owned());
         self.own.lock().push(key.to_owned());
     }
+
+    /// Waits for the commit of a manifest that names the objects.
+    pub(crate) async fn until_decided<T>(&self, commit: impl Future<Output = T>) -> T {
+        self.undecided.store(true, Ordering::Relaxed);
+        let decided = commit.await;
+        self.undecided.store(false, Ordering::Relaxed);
+        decided
+    }
 }
 
 impl Drop for Flight<'_> {
     fn drop(&mut self) {
+        if *self.undecided.get_mut() {
+            return;
+        }
         let mut shard = self.shard.lock();
         for key in self.own.get_mut() {
             shard.remove(key.as_str());

@@ -1,8 +1,7 @@
 //! Shards: what a node leads, kept in memory and files, written through the log.
 //!
 //! Rooms, in the way of a write: [`payload`] (rows as the bytes of a record) → `leader` (group
-//! commit, contiguous acks, fence; `claim` takes over and claims again) → `state` (accepted frames →
-//! state) → [`memtable`] (parts and runs; `arrays`, `runs`) → `flush` (`segment`) → `committer`.
+//! commit, contiguous acks, fence; `claim`, `outcome`) → `state` (accepted frames → state) → [`memtable`] (parts and runs; `arrays`, `runs`) → `flush` (`segment`) → `committer`.
 //! In the way of a read: [`read`] (one [`version`], stacks of sources; `select`) → [`files`].
 //! Around them: `open` (TAKEOVER), `shard` (the handle), `compact`, [`budget`], [`batches`],
 //! `local_state` (terms on the own disk).
@@ -15,13 +14,13 @@ pub mod budget;
 mod claim;
 mod committer;
 mod compact;
-
 pub mod files;
 mod flush;
 mod leader;
 mod local_state;
 pub mod memtable;
 mod open;
+mod outcome;
 pub mod payload;
 pub mod read;
 mod runs;
@@ -33,6 +32,7 @@ pub mod version;
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use auxo_proto::clock::Clock;
 use auxo_proto::ids::{ShardId, TabletId};
@@ -47,9 +47,10 @@ use crate::budget::MemtableBudget;
 use crate::files::FileCache;
 use crate::read::{ReadError, TabletSnapshot};
 
-pub use leader::{Busy, Ended, WriteError, Written};
+pub use leader::Ended;
 pub use local_state::LocalTerms;
 pub use open::{OpenError, OpenLeader};
+pub use outcome::{Busy, WriteError, Written};
 pub use shard::{Shard, ShardStatus};
 
 /// When a shard flushes and what it may hold.
@@ -69,6 +70,16 @@ pub struct Settings {
     pub request_bytes: usize,
     /// Bytes that opened tails of files may take.
     pub tails_bytes: u64,
+    /// Longest time in milliseconds that anybody waits for a log that does not answer: a write
+    /// (then `Unknown`), a close, the settling of frames in flight when another leads. A place
+    /// that the log names but does not show for so long parks the shard.
+    pub patience_ms: u64,
+}
+
+impl Settings {
+    pub(crate) fn patience(&self) -> Duration {
+        Duration::from_millis(self.patience_ms)
+    }
 }
 
 impl Default for Settings {
@@ -81,6 +92,7 @@ impl Default for Settings {
             memtable_bytes: 1 << 30,
             request_bytes: 256 << 20,
             tails_bytes: 256 << 20,
+            patience_ms: 10_000,
         }
     }
 }
@@ -199,7 +211,7 @@ impl Engine {
             tokio::select! {
                 biased;
                 () = self.0.stop.cancelled() => return,
-                () = tokio::time::sleep(std::time::Duration::from_millis(100)) => {}
+                () = tokio::time::sleep(Duration::from_millis(100)) => {}
             }
             if self.0.budget.wants_flush() {
                 let shards = self.shards();

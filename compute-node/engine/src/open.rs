@@ -22,7 +22,7 @@ use auxo_proto::ids::{ShardId, Term};
 use auxo_sst::manifest::Manifest;
 use auxo_sst::manifest_store::ManifestStore;
 use auxo_sst::names;
-use auxo_wal_adapters::{Offset, Placed, Region, RegionId, WalError};
+use auxo_wal_adapters::{Frame, Offset, Placed, Region, RegionId, WalError};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::Instant;
 
@@ -96,6 +96,12 @@ impl Engine {
                 return Ok(open);
             }
             open.parts.stop.cancel();
+            let mut ended = open.parts.ended.subscribe();
+            let ended = tokio::time::timeout(OPEN_TIME, ended.wait_for(Option::is_some)).await;
+            if ended.is_err() {
+                let still = "the shard's last leadership on this node has not ended yet";
+                return Err(OpenError::Unavailable(still.into()));
+            }
         }
         let began = Instant::now();
         let manifests =
@@ -124,14 +130,7 @@ impl Engine {
             .map_err(claim_error)?;
         loop {
             let claimed = self
-                .replay(
-                    &order,
-                    &manifests,
-                    &region,
-                    (term, writer),
-                    placed,
-                    deadline,
-                )
+                .replay(&order, &manifests, &region, &claim_frame, placed, deadline)
                 .await?;
             let own = Own {
                 term,
@@ -146,12 +145,16 @@ impl Engine {
                 claimed.newest.clone(),
                 first,
                 own,
+                self.0.stop.child_token(),
             );
             match committer.bump().await {
-                Ok(()) => {}
+                Ok(_) => {}
                 Err(NotCommitted::Deposed(other)) if other < term => continue,
                 Err(NotCommitted::Deposed(other)) => return Err(OpenError::NotLeader(other)),
                 Err(NotCommitted::Refused(why)) => return Err(OpenError::Parked(why)),
+                Err(error @ NotCommitted::Stopped) => {
+                    return Err(OpenError::Unavailable(error.to_string()));
+                }
             }
             let (number, manifest) = committer.newest().await;
             claimed
@@ -198,10 +201,11 @@ impl Engine {
         order: &OpenLeader,
         manifests: &ManifestStore,
         region: &Arc<dyn Region>,
-        (term, writer): (Term, u64),
+        claim: &Frame,
         placed: Placed,
         deadline: Instant,
     ) -> Result<Claimed, OpenError> {
+        let term = claim.term;
         loop {
             let newest = read_newest(order.shard, manifests).await?;
             let first = committer::first_manifest(order.incarnation);
@@ -227,7 +231,7 @@ impl Engine {
             let unflushed = Arc::new(AtomicU64::new(0));
             let budget = self.0.budget.clone();
             let mut state = State::of_manifest(number, manifest, budget, Arc::clone(&unflushed));
-            match claim::replay(region, &mut state, writer, deadline).await {
+            match claim::replay(region, &mut state, claim, placed, deadline).await {
                 Ok(claim) if number > 0 && claim <= manifest.claim || claim < manifest.flushed => {
                     return Err(OpenError::Parked(format!(
                         "claim of shard {} counted at {claim}, but the manifest knows the log up to {} and a claim at {}",
@@ -243,8 +247,6 @@ impl Engine {
                     });
                 }
                 Err(ClaimError::OutOfRange { start }) => {
-                    let bytes = state.current.get().memory_bytes();
-                    self.0.budget.sub(bytes);
                     tracing::info!(shard = %order.shard, start, "log was cut, reading the manifest again");
                     let seen = read_newest(order.shard, manifests).await?;
                     let same = seen.map(|(number, _)| number).unwrap_or(0) == number;
@@ -271,14 +273,14 @@ impl Engine {
         manifest: &Manifest,
     ) -> Shard {
         let (commands, queue) = mpsc::channel(QUEUE);
-        let stop = self.0.stop.child_token();
+        let stop = committer.stop.clone();
         let current: Arc<Current> = Arc::clone(&claimed.state.current);
         let (ended, _) = watch::channel(None);
         let shard_id = id.shard;
         let parts = Arc::new(Parts {
             shard: shard_id,
             current,
-            region: Arc::clone(&region),
+            region,
             committer,
             store: Arc::clone(&self.0.store),
             files: self.0.files.clone(),
@@ -292,26 +294,12 @@ impl Engine {
             flush_wanted: Notify::new(),
             applied: Notify::new(),
             flushed_batches: tokio::sync::Mutex::new(Batches::of_manifest(&manifest.batches)),
-            cuts: tokio::sync::Mutex::default(),
+            cuts: parking_lot::Mutex::default(),
+            flushing: tokio::sync::Mutex::default(),
             in_flight: parking_lot::Mutex::default(),
             ended,
         });
-        let (applied, claims) = (Arc::clone(&parts), Arc::clone(&parts));
-        let leader = Leader::new(
-            id,
-            region,
-            claimed.state,
-            (term, writer),
-            queue,
-            Box::new(move || applied.after_apply()),
-            Box::new(move |term, writer, claim| {
-                claims.committer.claimed(Own {
-                    term,
-                    writer,
-                    claim,
-                });
-            }),
-        );
+        let leader = Leader::new(id, Arc::clone(&parts), claimed.state, (term, writer), queue);
         let shard = Shard {
             parts: Arc::clone(&parts),
         };

@@ -2,7 +2,8 @@
 //!
 //! Tasks of a leading shard: the appending task (`leader.rs`), the flusher (below) and, while there
 //! is something to join, a run maker (`runs.rs`). All are spawned on the engine's task tracker and
-//! end with the shard's own stop token.
+//! end with the shard's own stop token, which also ends every commit. A shard that was fenced or
+//! parked stops before it says so; what it knows stays readable.
 //!
 //! Never here: which shards there are, SQL, sockets.
 
@@ -15,6 +16,7 @@ use auxo_proto::clock::Clock;
 use auxo_proto::ids::{ShardId, TabletId, TenantId};
 use auxo_proto::random::Random;
 use auxo_proto::schema::TabletSpec;
+use auxo_sst::manifest::Manifest;
 use auxo_wal_adapters::frame::PAYLOAD_BYTES_MAX;
 use auxo_wal_adapters::{Offset, Region};
 use object_store::ObjectStore;
@@ -27,14 +29,12 @@ use crate::budget::MemtableBudget;
 use crate::committer::{Committer, NotCommitted};
 use crate::files::FileCache;
 use crate::flush::{self, Flight, FlushError, Target};
-use crate::leader::{Busy, Command, Ended, Submitted, WriteError, Written};
+use crate::leader::{Command, Ended, Submitted};
+use crate::outcome::{Busy, WriteError, Written};
 use crate::payload::{self, Batch, EncodeError, EncodedBatch, Entry};
 use crate::read::{ReadError, TabletSnapshot};
 use crate::state::Cut;
-use crate::version::{self, Current};
-
-/// Longest wait for an answer to a write; past it the outcome is unknown to the caller.
-const WRITE_TIME: Duration = Duration::from_secs(10);
+use crate::version::Current;
 
 /// Longest wait of a strong read for the log.
 const BARRIER_TIME: Duration = Duration::from_secs(5);
@@ -58,8 +58,10 @@ pub(crate) struct Parts {
     pub(crate) applied: Notify,
     /// Batches applied up to the newest manifest's `flushed`.
     pub(crate) flushed_batches: tokio::sync::Mutex<Batches>,
-    /// Cuts whose files are not committed yet, oldest first; held while one is being flushed.
-    pub(crate) cuts: tokio::sync::Mutex<VecDeque<Cut>>,
+    /// Cuts whose files are not committed yet, oldest first.
+    pub(crate) cuts: parking_lot::Mutex<VecDeque<Arc<Cut>>>,
+    /// Held by whoever flushes cuts.
+    pub(crate) flushing: tokio::sync::Mutex<()>,
     /// Keys of objects that are written and not committed; see `auxo_sst::garbage`.
     pub(crate) in_flight: parking_lot::Mutex<std::collections::HashSet<String>>,
     pub(crate) ended: watch::Sender<Option<Ended>>,
@@ -110,7 +112,9 @@ impl Shard {
     ///
     /// * errors: every variant of [`WriteError`] but `Unknown` means that the write is in no state,
     ///   now or ever.
-    /// * effects: durable once it returns `Ok`; dropping the future cancels nothing.
+    /// * effects: durable once it returns `Ok`; dropping the future cancels nothing. A write whose
+    ///   answer takes longer than `Settings::patience_ms` ends as `Unknown` and is settled all the
+    ///   same: with the same batch id it can be asked for again.
     pub async fn write(&self, batch: Batch) -> Result<Written, WriteError> {
         let parts = &self.parts;
         self.check_tablets(&batch)?;
@@ -186,7 +190,7 @@ impl Shard {
             Err(mpsc::error::TrySendError::Full(_)) => return Err(WriteError::Busy(Busy::Queue)),
             Err(mpsc::error::TrySendError::Closed(_)) => return Err(self.gone()),
         }
-        match tokio::time::timeout(WRITE_TIME, answer).await {
+        match tokio::time::timeout(self.parts.settings.patience(), answer).await {
             Ok(Ok(answer)) => answer,
             Ok(Err(_)) | Err(_) => Err(WriteError::Unknown),
         }
@@ -245,7 +249,7 @@ impl Shard {
                 Err(_) => Err(unavailable("not led here".into())),
             }
         };
-        match tokio::time::timeout(BARRIER_TIME, waited).await {
+        match tokio::time::timeout(BARRIER_TIME.min(self.parts.settings.patience()), waited).await {
             Ok(done) => done,
             Err(_) => Err(unavailable("the log did not answer in time".into())),
         }
@@ -305,14 +309,26 @@ impl Shard {
         let (reply, answer) = oneshot::channel();
         let sent = self.parts.commands.send(Command::Cut(reply)).await;
         sent.map_err(|_| self.gone())?;
-        let cut = answer.await.map_err(|_| self.gone())?;
-        self.parts
-            .flush_cut(cut)
-            .await
-            .map_err(|error| WriteError::Refused(error.to_string()))
+        answer.await.map_err(|_| self.gone())?;
+        let flushed = self.parts.flush_cuts().await;
+        flushed.map_err(|error| self.not_flushed(&error))
+    }
+
+    fn not_flushed(&self, error: &FlushError) -> WriteError {
+        match error {
+            FlushError::NotCommitted(NotCommitted::Stopped) => self.gone(),
+            FlushError::NotCommitted(NotCommitted::Deposed(_)) => {
+                WriteError::NotLeader(self.parts.shard)
+            }
+            error => WriteError::Refused(error.to_string()),
+        }
     }
 
     /// Settles what is in flight, flushes, and stops; afterwards no background work can commit.
+    ///
+    /// * errors: why it is not all flushed. The shard has stopped all the same, and what was acked
+    ///   is in the log. A log that does not settle what is in flight within
+    ///   `Settings::patience_ms` is not waited for any longer.
     pub async fn close(&self) -> Result<(), WriteError> {
         let (reply, answer) = oneshot::channel();
         let sent = self.parts.commands.send(Command::Close(reply)).await;
@@ -322,12 +338,13 @@ impl Shard {
                 _ => Err(self.gone()),
             };
         }
-        let flushed = match answer.await {
-            Ok(cut) => self.parts.flush_cut(cut).await,
-            Err(_) => return Err(self.gone()),
-        };
-        self.parts.stop.cancel();
-        flushed.map_err(|error| WriteError::Refused(error.to_string()))
+        answer.await.map_err(|_| self.gone())?;
+        let _stops = self.parts.stop.clone().drop_guard();
+        let flushed = self.parts.flush_cuts().await;
+        if flushed.is_ok() {
+            self.parts.committer.finish().await;
+        }
+        flushed.map_err(|error| self.not_flushed(&error))
     }
 }
 
@@ -349,26 +366,38 @@ fn encode(batch: &Batch) -> Result<EncodedBatch, WriteError> {
 }
 
 impl Parts {
-    /// Flushes every pending cut, then the given one.
-    pub(crate) async fn flush_cut(&self, cut: Option<Cut>) -> Result<(), FlushError> {
-        let mut cuts = self.cuts.lock().await;
-        cuts.extend(cut);
-        while let Some(cut) = cuts.front() {
-            self.flush_one(cut).await?;
-            cuts.pop_front();
+    /// Flushes every pending cut. Dropped half-way, it is taken up by the next call.
+    pub(crate) async fn flush_cuts(&self) -> Result<(), FlushError> {
+        let _one_at_a_time = self.flushing.lock().await;
+        loop {
+            let Some(cut) = self.cuts.lock().front().cloned() else {
+                return Ok(());
+            };
+            if let Err(error) = self.flush_one(&cut).await {
+                self.heed(&error).await;
+                return Err(error);
+            }
         }
-        Ok(())
     }
 
+    /// Tells the appending task if a failed commit shows that somebody else leads.
+    pub(crate) async fn heed(&self, error: &FlushError) {
+        if let FlushError::NotCommitted(NotCommitted::Deposed(term)) = error {
+            let _ = self.commands.send(Command::Deposed(*term)).await;
+        }
+    }
+
+    /// Flushes the oldest cut. Called again after it was dropped half-way, it finds what was
+    /// committed; once the cut has left the queue, only the log remains to be truncated.
     async fn flush_one(&self, cut: &Cut) -> Result<(), FlushError> {
-        self.committer.bump().await?;
+        let own = self.committer.bump().await?;
         let version = self.current.get();
         let ulid = || self.ulid();
         let flight = Flight::new(&self.in_flight);
         let target = Target {
             store: &self.store,
             shard: self.shard,
-            own: self.committer.own(),
+            own,
             ulid: &ulid,
             flight: &flight,
         };
@@ -380,40 +409,40 @@ impl Parts {
         let table = batches.to_manifest();
         drop(batches);
         let now_ms = self.clock.now_ms();
-        let committed = self
-            .committer
-            .commit(|before| Some(flush::flushed_manifest(before, cut, files, table, now_ms)))
-            .await?;
-        let (number, manifest) = committed;
-        let freed = self.current.edit(|version| {
-            let flushed_seq = version.seq(cut.until);
-            let frozen = version
-                .frozen
-                .iter()
-                .position(|frozen| frozen.until == cut.until);
-            let freed = frozen.map_or(0, |at| version.frozen.remove(at).rows.bytes());
-            version.manifest = number;
-            version.flushed = manifest.flushed;
-            let mut deletes = manifest.deletes.clone();
-            deletes.extend(
-                version
-                    .deletes
-                    .iter()
-                    .filter(|d| d.seq >= flushed_seq)
-                    .cloned(),
-            );
-            version.deletes = Arc::new(deletes);
-            version.files = Arc::new(version::files_of(&manifest));
-            freed
+        let commit = self.committer.commit(|before| {
+            let due = before.flushed < cut.until;
+            due.then(|| flush::flushed_manifest(before, cut, files, table, now_ms))
         });
-        self.budget.sub(freed);
+        let (number, manifest) = flight.until_decided(commit).await?;
+        self.install(number, &manifest);
+        self.cuts.lock().pop_front();
         self.unflushed.fetch_sub(cut.log_bytes, Ordering::Relaxed);
         tracing::info!(shard = %self.shard, manifest = number, flushed = cut.until, "flushed");
         let _ = self.commands.try_send(Command::Mark(number));
-        if let Err(error) = self.region.truncate(cut.until).await {
-            tracing::warn!(shard = %self.shard, %error, "log not truncated, asked again next time");
-        }
+        self.truncate(cut.until).await;
         Ok(())
+    }
+
+    /// Takes a committed manifest over, for readers who come from now on.
+    pub(crate) fn install(&self, number: u64, manifest: &Manifest) {
+        let freed = self
+            .current
+            .edit(|version| version.install(number, manifest));
+        self.budget.sub(freed);
+    }
+
+    /// Cuts the log below a committed `flushed`. A failure is made good by the next flush.
+    ///
+    /// The leader may have claimed again since the commit: the new claim is bumped first.
+    async fn truncate(&self, below: Offset) {
+        let why = match self.committer.bump().await {
+            Err(error) => error.to_string(),
+            Ok(_) => match self.region.truncate(below).await {
+                Ok(()) => return,
+                Err(error) => error.to_string(),
+            },
+        };
+        tracing::warn!(shard = %self.shard, why, "log not truncated, asked again next time");
     }
 
     pub(crate) fn ulid(&self) -> ulid::Ulid {
@@ -435,18 +464,17 @@ impl Parts {
             if self.commands.send(Command::Cut(reply)).await.is_err() {
                 return;
             }
-            let Ok(cut) = answer.await else {
+            if answer.await.is_err() {
                 return;
-            };
+            }
             let flushed = tokio::select! {
                 biased;
                 () = self.stop.cancelled() => return,
-                flushed = self.flush_cut(cut) => flushed,
+                flushed = self.flush_cuts() => flushed,
             };
             match flushed {
                 Ok(()) => pause = Duration::from_millis(200),
-                Err(FlushError::NotCommitted(NotCommitted::Deposed(term))) => {
-                    let _ = self.commands.send(Command::Deposed(term)).await;
+                Err(FlushError::NotCommitted(NotCommitted::Deposed(_) | NotCommitted::Stopped)) => {
                     return;
                 }
                 Err(error) => {

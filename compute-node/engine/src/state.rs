@@ -93,8 +93,9 @@ impl State {
         unflushed: Arc<AtomicU64>,
     ) -> Self {
         let floor = &manifest.floor;
+        let version = Version::of_manifest(number, manifest);
         Self {
-            current: Arc::new(Current::new(Version::of_manifest(number, manifest))),
+            current: Arc::new(Current::new(version, budget.clone())),
             acceptance: Acceptance::new(
                 manifest.incarnation,
                 Cur {

@@ -15,6 +15,7 @@ use auxo_sst::manifest::{Delete, Manifest};
 use auxo_wal_adapters::Offset;
 use parking_lot::RwLock;
 
+use crate::budget::MemtableBudget;
 use crate::memtable::Memtables;
 
 /// Live files of a shard by tablet.
@@ -90,6 +91,32 @@ impl Version {
         hits.map(|delete| delete.seq).collect()
     }
 
+    /// Takes a committed manifest over: its files, and no more the rows that they hold. One of a
+    /// lower number changes nothing.
+    ///
+    /// Whoever installs it, flush or compaction, it may hold what another has just committed; so
+    /// what leaves memory is what the manifest says, never what the caller has done.
+    ///
+    /// * returns: bytes of memtables that left.
+    pub(crate) fn install(&mut self, number: u64, manifest: &Manifest) -> usize {
+        if number <= self.manifest {
+            return 0;
+        }
+        self.manifest = number;
+        self.flushed = manifest.flushed;
+        let in_files = |frozen: &mut Frozen| frozen.until <= manifest.flushed;
+        let left = self.frozen.extract_if(.., in_files);
+        let freed = left.map(|frozen| frozen.rows.bytes()).sum();
+        let flushed = self.seq(manifest.flushed);
+        let later = self.deletes.iter().filter(|delete| delete.seq >= flushed);
+        let deletes = manifest.deletes.iter().chain(later).cloned().collect();
+        self.deletes = Arc::new(deletes);
+        let mut files = files_of(manifest);
+        files.retain(|tablet, _| self.tablets.contains_key(tablet));
+        self.files = Arc::new(files);
+        freed
+    }
+
     /// Bytes of all memtables, frozen ones included.
     pub fn memory_bytes(&self) -> usize {
         let frozen: usize = self.frozen.iter().map(|frozen| frozen.rows.bytes()).sum();
@@ -110,23 +137,38 @@ pub fn files_of(manifest: &Manifest) -> Files {
 }
 
 /// The place where the newest version of a shard hangs.
-#[derive(Debug, Default)]
-pub struct Current(RwLock<Arc<Version>>);
+///
+/// Whoever edits it counts the bytes of memtables in the node's budget; what is left when it is
+/// dropped is taken off then.
+#[derive(Debug)]
+pub struct Current {
+    newest: RwLock<Arc<Version>>,
+    budget: MemtableBudget,
+}
+
+impl Drop for Current {
+    fn drop(&mut self) {
+        self.budget.sub(self.newest.get_mut().memory_bytes());
+    }
+}
 
 impl Current {
-    /// Starts with the given version.
-    pub fn new(version: Version) -> Self {
-        Self(RwLock::new(Arc::new(version)))
+    /// Starts with the given version, which has nothing in memory.
+    pub fn new(version: Version, budget: MemtableBudget) -> Self {
+        Self {
+            newest: RwLock::new(Arc::new(version)),
+            budget,
+        }
     }
 
     /// The newest version: one `Arc` clone.
     pub fn get(&self) -> Arc<Version> {
-        Arc::clone(&self.0.read())
+        Arc::clone(&self.newest.read())
     }
 
     /// Puts a changed copy in place of the newest version. `edit` must be quick: readers wait.
     pub fn edit<R>(&self, edit: impl FnOnce(&mut Version) -> R) -> R {
-        let mut current = self.0.write();
+        let mut current = self.newest.write();
         edit(Arc::make_mut(&mut current))
     }
 }
