@@ -30,6 +30,9 @@ pub(crate) struct Config {
     pub(crate) cluster: String,
     /// Name of this node, unique in its cluster; the host's name unless set.
     pub(crate) node: String,
+    /// Whether `node` is only the host's name, because none was set.
+    #[serde(skip)]
+    pub(crate) node_is_host: bool,
     /// Failure domain; replicas of a shard are kept in different ones.
     pub(crate) zone: String,
     /// Directory of everything this node keeps on its own disk.
@@ -197,6 +200,7 @@ impl Default for Config {
         Self {
             cluster: "auxo".to_owned(),
             node: String::new(),
+            node_is_host: false,
             zone: "local".to_owned(),
             data_dir: "./auxo-data".into(),
             listen: Listen::default(),
@@ -314,6 +318,7 @@ impl Config {
     fn derive(&mut self, host_name: &str) -> Result<(), String> {
         if self.node.is_empty() {
             self.node = host_name.to_owned();
+            self.node_is_host = true;
         }
         let below = |name: &str| self.data_dir.join(name);
         if self.cache.dir.as_os_str().is_empty() {

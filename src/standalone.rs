@@ -25,10 +25,11 @@ use crate::services::Services;
 use data_dir::DataDir;
 
 /// Runs a node of every kind in this process until `shutdown` is cancelled.
-pub(crate) async fn run(config: Config, shutdown: CancellationToken) -> Result<()> {
+pub(crate) async fn run(mut config: Config, shutdown: CancellationToken) -> Result<()> {
     let (clock, random) = (Clock::system(), Random::from_system());
     let listeners = bind(&config).await?;
-    let data_dir = DataDir::open(&config.data_dir, &config.cluster)?;
+    let data_dir = DataDir::open(&config)?;
+    config.node = data_dir.node().to_owned();
     let etcd = auxo_etcd::Config {
         data_dir: data_dir.path("etcd"),
         name: config.node.clone(),
@@ -75,7 +76,6 @@ async fn start(
         CancellationToken::new(),
     )
     .await?;
-    let services = Services::open(config, &random).await?;
     let network = Network {
         doors: Doors::one(channel),
         // There is no other node.
@@ -83,6 +83,15 @@ async fn start(
         internal: String::new(),
         listeners,
     };
-    let compute = Compute::start(config, data_dir, services, network, (clock, random)).await?;
-    Ok((compute, meta))
+    let compute = async {
+        let services = Services::open(config, &random).await?;
+        Compute::start(config, data_dir, services, network, (clock, random.clone())).await
+    };
+    match compute.await {
+        Ok(compute) => Ok((compute, meta)),
+        Err(error) => {
+            meta.stop().await;
+            Err(error)
+        }
+    }
 }

@@ -1,14 +1,19 @@
-//! Files, one after the other, as batches.
+//! Files, one after the other, as batches; those packed with gzip are unpacked, whatever their name.
 
 use std::collections::VecDeque;
+use std::io::Write as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::Context as _;
 use auxo_client::lines::{Cut, CutAt, Cutter, Lines};
+use flate2::write::MultiGzDecoder;
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 
 use crate::exit::usage;
+
+/// First bytes of what gzip has packed (RFC 1952, 2.3.1).
+const GZIP: [u8; 2] = [0x1F, 0x8B];
 
 /// How much is read at once, in bytes.
 const READ_BYTES: usize = 1 << 20;
@@ -44,6 +49,8 @@ pub(crate) struct Source {
 struct Open {
     name: Arc<str>,
     from: Box<dyn AsyncRead + Send + Unpin>,
+    /// For what is packed; holds what is unpacked and not taken yet.
+    unpacked: Option<MultiGzDecoder<Vec<u8>>>,
     cutter: Cutter,
     ended: bool,
 }
@@ -66,8 +73,9 @@ impl Source {
             if found.is_dir() {
                 return Err(usage(format!("{}: is a directory", file.display())));
             }
+            let packed = file.extension().is_some_and(|kind| kind == "gz");
             total_bytes = total_bytes
-                .filter(|_| found.is_file())
+                .filter(|_| found.is_file() && !packed)
                 .map(|sum| sum + found.len());
         }
         Ok(Self {
@@ -112,8 +120,8 @@ impl Source {
                 None => {
                     let read = open.from.read(&mut self.buffer).await;
                     let read = read.with_context(|| open.name.to_string())?;
-                    open.ended = read == 0;
-                    open.cutter.push(&self.buffer[..read]);
+                    let pushed = open.push(&self.buffer[..read]);
+                    pushed.with_context(|| format!("{}: unpacking", open.name))?;
                 }
             }
         }
@@ -122,7 +130,7 @@ impl Source {
 
 impl Open {
     async fn of(file: PathBuf, cut_at: CutAt) -> anyhow::Result<Self> {
-        let (name, from): (_, Box<dyn AsyncRead + Send + Unpin>) = if file.as_os_str() == "-" {
+        let (name, mut from): (_, Box<dyn AsyncRead + Send + Unpin>) = if file.as_os_str() == "-" {
             ("<stdin>".to_owned(), Box::new(tokio::io::stdin()))
         } else {
             let name = file.display().to_string();
@@ -130,18 +138,73 @@ impl Open {
             let opened = opened.with_context(|| name.clone())?;
             (name, Box::new(opened))
         };
-        Ok(Self {
+        let mut head = Vec::with_capacity(GZIP.len());
+        let mut begin = (&mut from).take(GZIP.len() as u64);
+        let read = begin.read_to_end(&mut head).await;
+        read.with_context(|| name.clone())?;
+        let mut open = Self {
             name: name.into(),
             from,
+            unpacked: (head == GZIP).then(|| MultiGzDecoder::new(Vec::new())),
             cutter: Cutter::new(cut_at),
             ended: false,
-        })
+        };
+        if !head.is_empty() {
+            open.push(&head)?;
+        }
+        Ok(open)
+    }
+
+    /// Takes what was read; nothing means that this was all.
+    fn push(&mut self, read: &[u8]) -> std::io::Result<()> {
+        self.ended = read.is_empty();
+        let Some(unpacked) = &mut self.unpacked else {
+            self.cutter.push(read);
+            return Ok(());
+        };
+        match self.ended {
+            true => unpacked.try_finish()?,
+            false => unpacked.write_all(read)?,
+        }
+        self.cutter.push(unpacked.get_ref());
+        unpacked.get_mut().clear();
+        Ok(())
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn what_is_packed_is_unpacked_and_a_piece_of_it_is_an_error() {
+        let directory = tempfile::tempdir().unwrap();
+        let lines = "a f=1\nb f=2\n";
+        let mut packer = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        packer.write_all(lines.as_bytes()).unwrap();
+        let packed = packer.finish().unwrap();
+        let whole = directory.path().join("whole.gz");
+        std::fs::write(&whole, &packed).unwrap();
+        let mut source = Source::open(&[whole], CutAt::default()).await.unwrap();
+        assert_eq!(source.total_bytes(), None);
+        match source.next().await.unwrap() {
+            Some(Piece::Batch(batch)) => assert_eq!(&batch.lines.text[..], lines.as_bytes()),
+            _ => panic!("no batch"),
+        }
+        assert!(source.next().await.unwrap().is_none());
+
+        let piece = directory.path().join("piece");
+        std::fs::write(&piece, &packed[..packed.len() - 9]).unwrap();
+        let mut source = Source::open(&[piece], CutAt::default()).await.unwrap();
+        let failed = loop {
+            match source.next().await {
+                Ok(Some(_)) => {}
+                Ok(None) => panic!("a piece passed for the whole"),
+                Err(error) => break format!("{error:#}"),
+            }
+        };
+        assert!(failed.contains("piece: unpacking"), "{failed}");
+    }
 
     #[tokio::test]
     async fn files_follow_each_other_and_do_not_mix() {

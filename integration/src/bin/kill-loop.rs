@@ -30,6 +30,10 @@ use tokio::time::Instant;
 /// Rows of one batch.
 const BATCH_ROWS: u64 = 40;
 
+/// Time of a writer's row 0, and from one row to the next: a row's time follows from its number.
+const FIRST_NS: i64 = 1_700_000_000_000_000_000;
+const STEP_NS: i64 = 1_000_000;
+
 /// Settings that make flushes and compactions fall into every round.
 const CONFIG: &str = "
 [flush]
@@ -133,6 +137,14 @@ async fn main() -> Result<()> {
             opens[opens.len() - 1].as_secs_f64() * 1e3,
         );
     }
+    let (files, made) = files(&node).await?;
+    println!("files: {files} now, manifests: {made}");
+    if made <= u64::from(arguments.rounds) {
+        bail!(
+            "{made} manifests in {} rounds: nothing was flushed under load",
+            arguments.rounds
+        );
+    }
     node.terminate(Duration::from_secs(60)).await?;
     opens.sort();
     let at = |share: f64| opens[((opens.len() - 1) as f64 * share) as usize].as_secs_f64() * 1e3;
@@ -147,6 +159,19 @@ async fn main() -> Result<()> {
         (0, 0) => Ok(()),
         _ => bail!("rows are missing or stand twice"),
     }
+}
+
+/// Files of all shards, and the manifests that were committed for them.
+async fn files(node: &Standalone) -> Result<(u64, u64)> {
+    let request = node.http.request(reqwest::Method::GET, "/metrics");
+    let page = node.http.send(request).await?.body;
+    let sum = |name: &str| -> u64 {
+        let lines = page.lines().filter(|line| line.starts_with(name));
+        lines
+            .filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
+            .sum::<f64>() as u64
+    };
+    Ok((sum("auxo_store_files{"), sum("auxo_flush_manifest{")))
 }
 
 async fn images(images: u64, seed: u64) -> Result<()> {
@@ -171,7 +196,7 @@ async fn write(load: Arc<Load>, writer: u64) -> Result<()> {
         let id = load.dice.uuid_v7(clock.now_ms()).to_string();
         let mut lines = String::new();
         for n in first..first + BATCH_ROWS {
-            let ts = 1_700_000_000_000_000_000 + n as i64 * 1_000_000;
+            let ts = FIRST_NS + n as i64 * STEP_NS;
             lines.push_str(&format!("kill,writer=w{writer} n={n}i {ts}\n"));
         }
         let deadline = Instant::now() + Duration::from_secs(90);
@@ -199,9 +224,12 @@ async fn write(load: Arc<Load>, writer: u64) -> Result<()> {
 
 /// Rows that are missing and rows that stand more than once, over all writers.
 async fn judge(node: &Standalone, load: &Load) -> Result<(u64, u64)> {
-    let sql = "SELECT writer, count(*), count(DISTINCT n), min(n), max(n) FROM kill \
-               GROUP BY writer ORDER BY writer";
-    let rows = node.http.sql(sql).await?;
+    let sql = format!(
+        "SELECT writer, count(*), count(DISTINCT n), min(n), max(n), \
+         count(*) FILTER (WHERE CAST(ts AS BIGINT) <> {FIRST_NS} + n * {STEP_NS}) \
+         FROM kill GROUP BY writer ORDER BY writer"
+    );
+    let rows = node.http.sql(&sql).await?;
     let (mut missing, mut extra) = (0, 0);
     for (writer, acked) in load.acked.iter().enumerate() {
         let acked = acked.load(Ordering::SeqCst);
@@ -211,7 +239,10 @@ async fn judge(node: &Standalone, load: &Load) -> Result<(u64, u64)> {
         let (count, distinct) = (number(1), number(2));
         missing += acked.saturating_sub(distinct);
         extra += count.saturating_sub(distinct);
-        if distinct > acked || (acked > 0 && (number(3) != 0 || number(4) + 1 != distinct)) {
+        if number(5) > 0
+            || distinct > acked
+            || (acked > 0 && (number(3) != 0 || number(4) + 1 != distinct))
+        {
             bail!("writer {name}: {acked} acked, found {row:?}");
         }
     }
