@@ -5,10 +5,13 @@
 
 use std::time::Duration;
 
+use integration::http::Answer;
 use integration::standalone::{Setup, Standalone};
 use integration::{binary, disk, wait};
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 
 fn setup() -> (TempDir, Setup) {
     let folder = disk::folder("node").unwrap();
@@ -113,4 +116,115 @@ async fn a_node_that_is_not_ready_says_try_again() {
         assert_eq!(rows, [[json!(round + 1)]]);
         node.kill().unwrap();
     }
+}
+
+async fn asked(node: &Standalone, format: &str, more: &str, sql: &str) -> anyhow::Result<Answer> {
+    let path = format!("/v1/sql?format={format}{more}");
+    let post = node.http.request(reqwest::Method::POST, &path);
+    node.http.send(post.body(sql.to_owned())).await
+}
+
+/// What a limit cuts short says so, or looks cut where the format has no word for it.
+#[tokio::test]
+async fn no_answer_is_shortened_in_silence() {
+    let (_folder, mut setup) = setup();
+    setup.config = "[limits]\nresult_rows = 100000".to_owned();
+    let node = setup.start().await.unwrap();
+    let long = "SELECT value FROM generate_series(1, 300000)";
+    for format in ["csv", "tsv", "arrow"] {
+        let whole = asked(&node, format, "", long).await;
+        assert!(
+            whole.is_err() || whole.unwrap().code() == "QUERY_LIMIT",
+            "{format} looks whole"
+        );
+        let wanted = asked(&node, format, "&row_limit=3", long).await.unwrap();
+        assert_eq!(wanted.status, 200, "{format}");
+    }
+    for format in ["json", "null"] {
+        let said = asked(&node, format, "", long).await.unwrap().json();
+        assert_eq!(
+            (&said["row_count"], &said["truncated"]),
+            (&json!(100_000), &json!(true))
+        );
+    }
+    let few = asked(&node, "csv", "&row_limit=3", long).await.unwrap();
+    assert_eq!(few.body, "value\r\n1\r\n2\r\n3\r\n");
+    let reply = with_trailers(&node, "/v1/sql?format=csv&row_limit=3", long).await;
+    let summary = reply.split("x-auxo-summary: ").last().unwrap();
+    let summary: Value = serde_json::from_str(summary.lines().next().unwrap()).unwrap();
+    assert_eq!(
+        (&summary["row_count"], &summary["truncated"]),
+        (&json!(3), &json!(true))
+    );
+}
+
+/// The bytes of an answer to a client that takes trailers.
+async fn with_trailers(node: &Standalone, path: &str, body: &str) -> String {
+    let address = node.http.base().trim_start_matches("http://").to_owned();
+    let mut stream = TcpStream::connect(&address).await.unwrap();
+    let request = format!(
+        "POST {path} HTTP/1.1\r\nHost: {address}\r\nTE: trailers\r\nConnection: close\r\n\
+         Content-Length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut reply = String::new();
+    stream.read_to_string(&mut reply).await.unwrap();
+    reply
+}
+
+/// The last line of an answer that fails half-way names the failure, each time.
+#[tokio::test]
+async fn a_late_failure_has_the_last_word() {
+    let (_folder, setup) = setup();
+    let node = setup.start().await.unwrap();
+    let sql = "SELECT CASE WHEN value = 200000 THEN 1 / (value - 200000) ELSE value END AS v \
+               FROM generate_series(1, 300000)";
+    for _ in 0..10 {
+        let post = node
+            .http
+            .request(reqwest::Method::POST, "/v1/sql?format=ndjson");
+        let mut reply = post.body(sql).send().await.unwrap();
+        assert_eq!(reply.status().as_u16(), 200);
+        let mut body = Vec::new();
+        let cut = loop {
+            match reply.chunk().await {
+                Ok(Some(chunk)) => body.extend_from_slice(&chunk),
+                Ok(None) => break false,
+                Err(_) => break true,
+            }
+        };
+        assert!(cut, "the body looks whole");
+        let text = String::from_utf8(body).unwrap();
+        let last: Value = serde_json::from_str(text.lines().last().unwrap()).unwrap();
+        assert!(
+            last["error"]["detail"].as_str().unwrap().contains("zero"),
+            "{last}"
+        );
+    }
+}
+
+/// However small the batches of its query are, an INSERT writes in strides.
+#[tokio::test]
+async fn an_insert_of_a_query_stores_every_row_of_it() {
+    let (_folder, setup) = setup();
+    let node = setup.start().await.unwrap();
+    let create =
+        "CREATE TABLE t (k STRING TAG, ts TIMESTAMP(9) NOT NULL, n BIGINT, TIMESTAMP KEY (ts))";
+    assert_eq!(node.http.sql_answer(create).await.unwrap().status, 200);
+    let insert = "INSERT INTO t SELECT CAST(b.value AS VARCHAR), to_timestamp_nanos(a.value), a.value \
+                  FROM generate_series(1, 20000) a, generate_series(1, 3) b";
+    let answer = node.http.sql_answer(insert).await.unwrap();
+    assert_eq!(
+        (answer.status, &answer.json()["affected_rows"]),
+        (200, &json!(60_000)),
+        "{}",
+        answer.body
+    );
+    let rows = node
+        .http
+        .sql("SELECT count(*), sum(n) FROM t")
+        .await
+        .unwrap();
+    assert_eq!(rows, [[json!(60_000), json!(3_i64 * 20_000 * 20_001 / 2)]]);
 }
