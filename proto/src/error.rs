@@ -104,6 +104,7 @@ codes! {
     1206 AmbiguousColumn "AMBIGUOUS_COLUMN" Invalid "Column is ambiguous";
     1207 ValueOutOfRange "VALUE_OUT_OF_RANGE" Invalid "Value is out of range";
     1208 Execution "EXECUTION_ERROR" Invalid "Statement failed while running";
+    1209 DivisionByZero "DIVISION_BY_ZERO" Invalid "Division by zero";
     1301 BadLines "BAD_LINES" Invalid "Some lines were refused";
     1302 BadTimestamp "BAD_TIMESTAMP" Invalid "Timestamp is out of range";
     1303 BadEncoding "BAD_ENCODING" Invalid "Body cannot be decoded";

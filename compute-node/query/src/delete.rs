@@ -3,19 +3,23 @@
 //! The optimiser brings the predicate into the form that scans take over; what a scan could not take
 //! over exactly cannot be a record either, and is refused by name.
 
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use auxo_proto::error::{ErrorCode, Failure};
+use auxo_proto::error::{ErrorCode, Failure, Position};
 use auxo_proto::schema::{ColumnKind, TableInfo};
 use auxo_sst::predicate::{TagFilter, TimeRange};
 use datafusion::catalog::default_table_source::source_as_provider;
 use datafusion::common::Result;
 use datafusion::error::DataFusionError;
 use datafusion::logical_expr::{DmlStatement, Expr, LogicalPlan};
+use datafusion::sql::parser::Statement as Parsed;
+use datafusion::sql::sqlparser::ast::{self, Spanned};
 
 use crate::names::Names;
 use crate::pushdown::{Judged, Pushed, judge};
 use crate::table::SeriesTable;
+use crate::tokens::position;
 
 /// Rows of a table to hide.
 #[derive(Clone, Debug, PartialEq)]
@@ -29,17 +33,31 @@ pub struct Delete {
 }
 
 /// The rows that a planned DELETE means.
-pub(crate) fn of_plan(dml: &DmlStatement, names: &Names<'_>) -> Result<Delete> {
+///
+/// * `condition`: the place that a refusal of the whole of it names.
+pub(crate) fn of_plan(
+    dml: &DmlStatement,
+    names: &Names<'_>,
+    condition: Option<Position>,
+) -> Result<Delete> {
     let table = target(dml)?;
     let input = names.state.optimize(&dml.input)?;
+    let refuse = |filters: &[&Expr]| refuse(filters, &table, condition);
     let pushed = match &input {
-        LogicalPlan::TableScan(scan) => all_exact(&scan.filters, &table)?,
+        LogicalPlan::TableScan(scan) => {
+            let inexact = |filter: &&Expr| !matches!(judge(filter, &table), Judged::Exact(_));
+            let inexact: Vec<&Expr> = scan.filters.iter().filter(inexact).collect();
+            match inexact.is_empty() {
+                true => Pushed::all(&scan.filters, &table),
+                false => return Err(refuse(&inexact)),
+            }
+        }
         LogicalPlan::EmptyRelation(_) => Pushed {
             tags: TagFilter::Nothing,
             ..Pushed::everything()
         },
-        LogicalPlan::Filter(filter) => return Err(refuse(&[&filter.predicate], &table)),
-        _ => return Err(refuse(&[], &table)),
+        LogicalPlan::Filter(filter) => return Err(refuse(&[&filter.predicate])),
+        _ => return Err(refuse(&[])),
     };
     Ok(Delete {
         table,
@@ -64,19 +82,52 @@ fn external(failure: Failure) -> DataFusionError {
     DataFusionError::External(Box::new(failure))
 }
 
-fn all_exact(filters: &[Expr], table: &TableInfo) -> Result<Pushed> {
-    let inexact: Vec<&Expr> = filters
-        .iter()
-        .filter(|filter| !matches!(judge(filter, table), Judged::Exact(_)))
-        .collect();
-    match inexact.is_empty() {
-        true => Ok(Pushed::all(filters, table)),
-        false => Err(refuse(&inexact, table)),
+/// Place of the condition of a DELETE: of the first part joined by AND that is an OR or holds a
+/// subquery, else of the whole.
+pub(crate) fn condition(parsed: &Parsed, text: &str) -> Option<Position> {
+    let Parsed::Statement(statement) = parsed else {
+        return None;
+    };
+    let ast::Statement::Delete(delete) = statement.as_ref() else {
+        return None;
+    };
+    let whole = delete.selection.as_ref()?;
+    let place = first_at_fault(whole).unwrap_or(whole).span().start;
+    (place.line > 0).then(|| position(text, place))
+}
+
+fn first_at_fault(expr: &ast::Expr) -> Option<&ast::Expr> {
+    let mut parts = vec![expr];
+    while let Some(part) = parts.pop() {
+        match part {
+            ast::Expr::BinaryOp {
+                left,
+                op: ast::BinaryOperator::And,
+                right,
+            } => parts.extend([right.as_ref(), left.as_ref()]),
+            ast::Expr::Nested(inner) => parts.push(inner),
+            ast::Expr::BinaryOp {
+                op: ast::BinaryOperator::Or,
+                ..
+            } => return Some(part),
+            part => {
+                let subquery = ast::visit_expressions(part, |expr| match expr {
+                    ast::Expr::Subquery(_)
+                    | ast::Expr::InSubquery { .. }
+                    | ast::Expr::Exists { .. } => ControlFlow::Break(()),
+                    _ => ControlFlow::Continue(()),
+                });
+                if subquery.is_break() {
+                    return Some(part);
+                }
+            }
+        }
     }
+    None
 }
 
 /// Says which column a record cannot test.
-fn refuse(filters: &[&Expr], table: &TableInfo) -> DataFusionError {
+fn refuse(filters: &[&Expr], table: &TableInfo, condition: Option<Position>) -> DataFusionError {
     let field = filters.iter().find_map(|filter| {
         let mut columns: Vec<_> = filter.column_refs().into_iter().collect();
         columns.sort();
@@ -85,9 +136,18 @@ fn refuse(filters: &[&Expr], table: &TableInfo) -> DataFusionError {
             (column.kind == ColumnKind::Field).then(|| column.name.clone())
         })
     });
-    let detail = match field {
-        Some(field) => format!("DELETE tests tags and the time, and {field} is a field"),
-        None => "DELETE takes one test of tags and one range of time, joined by AND".into(),
-    };
-    external(Failure::new(ErrorCode::Unsupported, detail))
+    external(match field {
+        Some(field) => {
+            let detail = format!("DELETE tests tags and the time, and {field} is a field");
+            Failure::new(ErrorCode::Unsupported, detail)
+        }
+        None => {
+            let detail = "DELETE takes one test of tags and one range of time, joined by AND";
+            let failure = Failure::new(ErrorCode::Unsupported, detail);
+            match condition {
+                Some(place) => failure.at(place),
+                None => failure,
+            }
+        }
+    })
 }

@@ -1,4 +1,4 @@
-//! Lengths of time as people write them: `5m`, `1h30m`, `30d`, `1mo`, `100ms`.
+//! Lengths of time as people write them: `5m`, `1h30m`, `30d`, `1mo`, `100ms`, `1 hour`, `2 days`.
 
 use datafusion::arrow::datatypes::IntervalMonthDayNano;
 
@@ -13,17 +13,17 @@ enum Unit {
 
 fn unit(name: &str) -> Option<Unit> {
     Some(match name {
-        "ns" => Unit::Ns(1),
-        "us" | "µs" | "u" => Unit::Ns(1_000),
-        "ms" => Unit::Ns(1_000_000),
-        "s" => Unit::Ns(SECOND),
-        "m" => Unit::Ns(60 * SECOND),
-        "h" => Unit::Ns(3_600 * SECOND),
-        "d" => Unit::Ns(DAY),
-        "w" => Unit::Ns(7 * DAY),
-        "mo" => Unit::Months(1),
-        "q" => Unit::Months(3),
-        "y" => Unit::Months(12),
+        "ns" | "nanosecond" | "nanoseconds" => Unit::Ns(1),
+        "us" | "µs" | "u" | "microsecond" | "microseconds" => Unit::Ns(1_000),
+        "ms" | "millisecond" | "milliseconds" => Unit::Ns(1_000_000),
+        "s" | "sec" | "secs" | "second" | "seconds" => Unit::Ns(SECOND),
+        "m" | "min" | "mins" | "minute" | "minutes" => Unit::Ns(60 * SECOND),
+        "h" | "hr" | "hrs" | "hour" | "hours" => Unit::Ns(3_600 * SECOND),
+        "d" | "day" | "days" => Unit::Ns(DAY),
+        "w" | "week" | "weeks" => Unit::Ns(7 * DAY),
+        "mo" | "mon" | "mons" | "month" | "months" => Unit::Months(1),
+        "q" | "quarter" | "quarters" => Unit::Months(3),
+        "y" | "yr" | "yrs" | "year" | "years" => Unit::Months(12),
         _ => return None,
     })
 }
@@ -83,6 +83,9 @@ mod tests {
             ("1y2mo", Some((14, 0))),
             ("2W", Some((0, 14 * DAY))),
             ("100ms", Some((0, 100_000_000))),
+            ("1 hour", Some((0, 3_600 * SECOND))),
+            ("1 month", Some((1, 0))),
+            ("1 day 2 hours 30 minutes", Some((0, DAY + 9_000 * SECOND))),
             ("", None),
             ("5", None),
             ("m", None),

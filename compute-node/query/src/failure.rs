@@ -426,8 +426,14 @@ fn of_arrow(error: &ArrowError) -> Failure {
         ArrowError::CastError(text) | ArrowError::ParseError(text) => {
             failure(ErrorCode::TypeMismatch, text)
         }
-        ArrowError::ArithmeticOverflow(text) => failure(ErrorCode::ValueOutOfRange, text),
-        ArrowError::DivideByZero => failure(ErrorCode::Execution, "division by zero"),
+        ArrowError::ArithmeticOverflow(text) => {
+            let text = match text.strip_prefix("Overflow happened on: ") {
+                Some(term) => format!("{term} overflows its type"),
+                None => text.clone(),
+            };
+            failure(ErrorCode::ValueOutOfRange, &text)
+        }
+        ArrowError::DivideByZero => failure(ErrorCode::DivisionByZero, "division by zero"),
         other => failure(ErrorCode::Execution, &other.to_string()),
     }
 }

@@ -17,8 +17,10 @@ mod failure;
 mod functions;
 mod information_schema;
 mod insert;
+mod literals;
 mod memory;
 mod names;
+mod number;
 mod params;
 mod pushdown;
 mod run;
@@ -30,6 +32,7 @@ pub mod source;
 mod statement;
 mod table;
 mod tokens;
+mod values;
 mod yielding;
 
 pub use delete::Delete;

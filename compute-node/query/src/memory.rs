@@ -149,7 +149,7 @@ impl MemoryPool for StatementPool {
                 let consumers = self.own.report_top(CONSUMERS_NAMED.get());
                 let consumers: Vec<&str> = consumers.split_whitespace().collect();
                 Err(DataFusionError::ResourcesExhausted(format!(
-                    "statement needs more than its {} bytes of limit query_memory: {}",
+                    "statement needs more than its {} bytes of limits.statement_memory: {}",
                     self.limit,
                     consumers.join(" ").trim_end_matches(','),
                 )))

@@ -5,6 +5,8 @@
 //! * `information_schema` holds what the tenant's own catalogue holds.
 //! * A name of another tenant and a name nobody has look the same.
 
+use std::convert::Infallible;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use auxo_proto::error::{ErrorCode, Failure};
@@ -14,10 +16,12 @@ use auxo_proto::topology::{Catalog, DatabaseInfo};
 use datafusion::arrow::datatypes::DataType;
 use datafusion::catalog::{TableFunctionArgs, TableProvider};
 use datafusion::common::config::ConfigOptions;
-use datafusion::common::{DFSchema, Result, TableReference};
+use datafusion::common::tree_node::TreeNode;
+use datafusion::common::{DFSchema, Result, TableReference, plan_err};
 use datafusion::datasource::provider_as_source;
 use datafusion::error::DataFusionError;
 use datafusion::execution::context::SessionState;
+use datafusion::logical_expr::expr_rewriter::FunctionRewrite;
 use datafusion::logical_expr::planner::{ContextProvider, ExprPlanner};
 use datafusion::logical_expr::simplify::SimplifyContext;
 use datafusion::logical_expr::{
@@ -25,9 +29,11 @@ use datafusion::logical_expr::{
 };
 use datafusion::optimizer::simplify_expressions::ExprSimplifier;
 use datafusion::sql::parser::Statement;
-use datafusion::sql::planner::{ParserOptions, SqlToRel};
+use datafusion::sql::planner::{ParserOptions, SqlToRel, object_name_to_table_reference};
+use datafusion::sql::sqlparser::ast::visit_relations;
 
 use crate::failure::did_you_mean;
+use crate::functions::Integers;
 use crate::information_schema;
 use crate::table::SeriesTable;
 
@@ -57,6 +63,23 @@ impl Names<'_> {
             default_null_ordering: options.default_null_ordering.as_str().into(),
         };
         SqlToRel::new_with_options(self, options).statement_to_plan(statement)
+    }
+
+    /// The tables that a statement names and that there are.
+    pub(crate) fn tables(&self, statement: &Statement) -> Vec<Arc<TableInfo>> {
+        let mut known = Vec::new();
+        match statement {
+            Statement::Statement(statement) => {
+                let ControlFlow::Continue(()) = visit_relations(statement, |name| {
+                    let name = object_name_to_table_reference(name.clone(), true);
+                    known.extend(name.ok().and_then(|name| self.table(&name).ok().cloned()));
+                    ControlFlow::<Infallible>::Continue(())
+                });
+            }
+            Statement::Explain(explain) => known = self.tables(&explain.statement),
+            _ => {}
+        }
+        known
     }
 
     /// The failure with the function that was probably meant, if one is missing.
@@ -168,10 +191,16 @@ impl ContextProvider for Names<'_> {
             .build();
         let simplifier = ExprSimplifier::new(context);
         let schema = DFSchema::empty();
-        let args = args
-            .into_iter()
-            .map(|arg| simplifier.simplify(simplifier.coerce(arg, &schema)?))
-            .collect::<Result<Vec<_>>>()?;
+        let options = self.state.config_options();
+        let constant = |arg: Expr| {
+            let arg = arg.transform_up(|arg| Integers.rewrite(arg, &schema, options))?;
+            let arg = simplifier.simplify(simplifier.coerce(arg.data, &schema)?)?;
+            match arg {
+                Expr::ScalarFunction(_) => plan_err!("an argument of {name} has no value"),
+                arg => Ok(arg),
+            }
+        };
+        let args = args.into_iter().map(constant).collect::<Result<Vec<_>>>()?;
         let args = TableFunctionArgs::new(&args, self.state);
         Ok(provider_as_source(
             function.create_table_provider_with_args(args)?,

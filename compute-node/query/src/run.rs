@@ -76,7 +76,10 @@ impl QueryStats {
         let mut failure = failure::of_run(error);
         let limit = self.pool.limit();
         if failure.code == ErrorCode::QueryLimit && !failure.detail.contains("limit") {
-            failure.detail = format!("{} (limit query_memory, {limit} bytes)", failure.detail);
+            failure.detail = format!(
+                "{} (limits.statement_memory, {limit} bytes)",
+                failure.detail
+            );
         }
         failure
     }
@@ -174,7 +177,7 @@ impl Query {
                 .query_planner()
                 .create_physical_plan(&plan, &state)
                 .await?;
-            let physical = yielding::until(limits.deadline, physical)?;
+            let physical = yielding::paced(physical)?;
             let runtime = RuntimeEnv {
                 memory_pool: pool,
                 ..self.runtime.as_ref().clone()

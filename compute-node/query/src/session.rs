@@ -9,7 +9,6 @@ use std::sync::Arc;
 
 use auxo_proto::clock::Clock;
 use datafusion::common::Result;
-use datafusion::execution::SessionStateDefaults;
 use datafusion::execution::cache::cache_manager::CacheManagerConfig;
 use datafusion::execution::context::SessionState;
 use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
@@ -18,6 +17,7 @@ use datafusion::execution::object_store::{
 };
 use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
 use datafusion::execution::session_state::SessionStateBuilder;
+use datafusion::execution::{FunctionRegistry, SessionStateDefaults};
 use datafusion::prelude::SessionConfig;
 use serde::{Deserialize, Serialize};
 
@@ -87,7 +87,7 @@ impl Query {
         }
         let runtime = runtime(config).map_err(other)?;
         Ok(Self {
-            state: state(config, Arc::clone(&runtime)),
+            state: state(config, Arc::clone(&runtime)).map_err(other)?,
             runtime,
             memory: Arc::new(NodePool::new(config.memory_bytes)),
             statement_memory: config.statement_memory(),
@@ -132,7 +132,7 @@ fn runtime(config: &QueryConfig) -> Result<Arc<RuntimeEnv>> {
         .build_arc()
 }
 
-fn state(config: &QueryConfig, runtime: Arc<RuntimeEnv>) -> SessionState {
+fn state(config: &QueryConfig, runtime: Arc<RuntimeEnv>) -> Result<SessionState> {
     let mut session = SessionConfig::new()
         .with_target_partitions(config.partitions.max(1))
         .with_batch_size(8_192)
@@ -148,7 +148,7 @@ fn state(config: &QueryConfig, runtime: Arc<RuntimeEnv>) -> SessionState {
     options.optimizer.enable_window_topn = true;
     options.sql_parser.collect_spans = true;
     options.explain.show_sizes = false;
-    SessionStateBuilder::new()
+    let mut state = SessionStateBuilder::new()
         .with_config(session)
         .with_runtime_env(runtime)
         .with_expr_planners(functions::planners())
@@ -157,5 +157,7 @@ fn state(config: &QueryConfig, runtime: Arc<RuntimeEnv>) -> SessionState {
         .with_aggregate_functions(functions::aggregate())
         .with_window_functions(SessionStateDefaults::default_window_functions())
         .with_table_function_list(functions::table())
-        .build()
+        .build();
+    state.register_function_rewrite(Arc::new(functions::Integers))?;
+    Ok(state)
 }

@@ -3,7 +3,8 @@
 //! 1. `tokens` reads the words and refuses what is too large, too deep, or more than one statement.
 //! 2. The first word decides: queries, INSERT, DELETE and EXPLAIN go to DataFusion's parser; CREATE,
 //!    DROP, ALTER, SHOW and DESCRIBE have a grammar of our own; everything else is refused by name.
-//! 3. Placeholders are numbered, the plan is made, values are bound in it as literals.
+//! 3. What the planner would misread is written out (`literals`, `values`); placeholders are
+//!    numbered, the plan is made, values are bound in it as literals.
 //! 4. The plan is checked against its limits and optimised.
 //!
 //! What changes something is returned as a value; nothing here carries it out.
@@ -12,18 +13,19 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use auxo_proto::ddl::Ddl;
-use auxo_proto::error::{ErrorCode, Failure};
+use auxo_proto::error::{ErrorCode, Failure, Position};
 use auxo_proto::ids::TenantId;
-use auxo_proto::schema::TableInfo;
+use auxo_proto::schema::{ColumnKind, TableInfo};
 use auxo_proto::topology::Catalog;
 use chrono::DateTime;
 use datafusion::common::tree_node::TreeNodeRecursion;
-use datafusion::common::{ParamValues, Result};
+use datafusion::common::{ParamValues, Result, ScalarValue};
 use datafusion::error::DataFusionError;
 use datafusion::execution::context::{SQLOptions, SessionState};
 use datafusion::logical_expr::dml::InsertOp;
 use datafusion::logical_expr::{Expr, LogicalPlan, WriteOp};
 use datafusion::sql::parser::{DFParserBuilder, Statement as Parsed};
+use datafusion::sql::planner::object_name_to_table_reference;
 use datafusion::sql::sqlparser::ast;
 use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::tokenizer::TokenWithSpan;
@@ -36,7 +38,7 @@ use crate::params::Params;
 use crate::run::QueryPlan;
 use crate::session::Query;
 use crate::tokens::{self, Cursor, Words};
-use crate::{ddl, semantics, show};
+use crate::{ddl, functions, literals, semantics, show, values};
 
 /// A statement that was understood.
 #[derive(Debug)]
@@ -115,9 +117,14 @@ impl Query {
             }
         }
         check_verb(&mut cursor)?;
-        let parsed = parse(tokens, parser_calls).map_err(of_plan)?;
+        let mut parsed = parse(tokens, parser_calls).map_err(of_plan)?;
         check_kind(&parsed).map_err(of_plan)?;
-        plan(&names, parsed, values).map_err(of_plan)
+        let tables = names.tables(&parsed);
+        check_values(&mut parsed, &names, text).map_err(of_plan)?;
+        literals::clarify(&mut parsed, &tables);
+        let condition = delete::condition(&parsed, text);
+        plan(&names, parsed, values, condition)
+            .map_err(|error| time_column(of_plan(error), &tables))
     }
 
     /// The session's state with the clock's time as the statement's.
@@ -280,7 +287,53 @@ fn check_kind(parsed: &Parsed) -> Result<()> {
     }
 }
 
-fn plan(names: &Names<'_>, parsed: Parsed, values: Option<ParamValues>) -> Result<Statement> {
+/// Holds what stands in an INSERT against the table it goes to.
+fn check_values(parsed: &mut Parsed, names: &Names<'_>, text: &str) -> Result<()> {
+    let Parsed::Statement(statement) = parsed else {
+        return Ok(());
+    };
+    let ast::Statement::Insert(insert) = statement.as_mut() else {
+        return Ok(());
+    };
+    let ast::TableObject::TableName(name) = &insert.table else {
+        return Ok(());
+    };
+    // A table that there is not is reported by the plan.
+    match names.table(&object_name_to_table_reference(name.clone(), true)?) {
+        Ok(table) => values::check(insert, &Arc::clone(table), text).map_err(external),
+        Err(_) => Ok(()),
+    }
+}
+
+/// Names by which people look for the time of a row.
+const TIME_NAMES: [&str; 5] = ["ts", "time", "timestamp", "_time", "datetime"];
+
+/// The failure with the column that was meant, if it was a table's time.
+fn time_column(failure: Failure, tables: &[Arc<TableInfo>]) -> Failure {
+    let missing = failure.detail.rsplit(' ').next().unwrap_or_default();
+    let sought = TIME_NAMES.contains(&missing.to_lowercase().as_str());
+    if failure.code != ErrorCode::ColumnNotFound || !sought {
+        return failure;
+    }
+    let times = tables.iter().flat_map(|table| &table.schema.columns);
+    match times
+        .into_iter()
+        .find(|column| column.kind == ColumnKind::Time)
+    {
+        Some(time) => {
+            let hint = format!("did you mean {}?", failure::quoted_if_needed(&time.name));
+            failure.hint(hint)
+        }
+        None => failure,
+    }
+}
+
+fn plan(
+    names: &Names<'_>,
+    parsed: Parsed,
+    values: Option<ParamValues>,
+    condition: Option<Position>,
+) -> Result<Statement> {
     let plan = names.plan(parsed)?;
     let plan = match (values, &plan) {
         (None, _) => plan,
@@ -295,13 +348,14 @@ fn plan(names: &Names<'_>, parsed: Parsed, values: Option<ParamValues>) -> Resul
             WriteOp::Insert(InsertOp::Append) => {
                 let table = delete::target(&dml)?;
                 check_named(&dml.input, &table)?;
-                let query = finish(names, Arc::unwrap_or_clone(dml.input))?;
+                let input = functions::check_casts(Arc::unwrap_or_clone(dml.input))?;
+                let query = finish(names, input)?;
                 Ok(Statement::Insert(Insert {
                     table,
                     query: Box::new(query),
                 }))
             }
-            WriteOp::Delete => delete::of_plan(&dml, names).map(Statement::Delete),
+            WriteOp::Delete => delete::of_plan(&dml, names, condition).map(Statement::Delete),
             other => {
                 let detail = format!("{other} is not supported");
                 Err(external(Failure::new(ErrorCode::Unsupported, detail)))
@@ -341,7 +395,18 @@ fn as_declared(values: ParamValues, plan: &LogicalPlan) -> Result<ParamValues> {
     let declared: HashMap<_, _> = plan.get_parameter_fields()?;
     for (at, value) in values.iter_mut().enumerate() {
         if let Some(Some(field)) = declared.get(&format!("${}", at + 1)) {
-            let cast = value.value().cast_to(field.data_type()).map_err(|_| {
+            let given = value.value();
+            let cast = given.cast_to(field.data_type()).ok();
+            // A cast to an integer would cut off what stands behind the point.
+            let fits = |cast: &ScalarValue| {
+                let fraction = given.data_type().is_floating() || given.data_type().is_decimal();
+                let cuts = fraction && field.data_type().is_integer();
+                !cuts
+                    || cast
+                        .cast_to(&given.data_type())
+                        .is_ok_and(|back| back == *given)
+            };
+            let cast = cast.filter(fits).ok_or_else(|| {
                 let detail = format!(
                     "parameter ${} does not fit column {}, {}",
                     at + 1,

@@ -49,6 +49,7 @@ pub fn sqlstate(code: ErrorCode) -> &'static str {
         ErrorCode::TypeMismatch => "42804",
         ErrorCode::ValueOutOfRange => "22003",
         ErrorCode::BadTimestamp => "22008",
+        ErrorCode::DivisionByZero => "22012",
         ErrorCode::BadParameter => "22023",
         ErrorCode::TooComplex => "54001",
         ErrorCode::AlreadyExists => "42P07",

@@ -2,22 +2,31 @@
 //! rows, with bounds on those that make much of little, and a few of our own that know about time.
 //!
 //! Rooms: `time_bucket`, `first_last`, `wrapped` (bounds, and predicates on buckets turned into
-//! ranges of time), `size` (how much a call would make).
+//! ranges of time), `size` (how much a call would make), `checked` (arithmetic that does not wrap),
+//! `sum`, `whole` (integers of an INSERT).
 
+mod checked;
 mod first_last;
 mod size;
+mod sum;
 mod time_bucket;
+mod whole;
 mod wrapped;
+
+pub(crate) use checked::Integers;
+pub(crate) use whole::check_casts;
 
 use std::sync::Arc;
 
+use datafusion::arrow::datatypes::DataType;
 use datafusion::catalog::TableFunction;
+use datafusion::common::ScalarValue;
 use datafusion::execution::SessionStateDefaults;
 use datafusion::logical_expr::planner::ExprPlanner;
-use datafusion::logical_expr::{AggregateUDF, ScalarUDF};
+use datafusion::logical_expr::{AggregateUDF, ColumnarValue, ScalarUDF, Volatility, create_udf};
 
-/// Functions that would show where things lie.
-const WITHHELD: [&str; 2] = ["input_file_name", "arrow_metadata"];
+/// Functions that would show where things lie, and one whose place ours takes.
+const WITHHELD: [&str; 3] = ["input_file_name", "arrow_metadata", "version"];
 
 /// Scalar functions.
 pub(crate) fn scalar() -> Vec<Arc<ScalarUDF>> {
@@ -27,12 +36,29 @@ pub(crate) fn scalar() -> Vec<Arc<ScalarUDF>> {
         .map(wrapped::wrap)
         .collect();
     functions.push(time_bucket::udf());
+    functions.push(version());
     functions
+}
+
+/// `version()`: the name of the database and of its release.
+fn version() -> Arc<ScalarUDF> {
+    const VERSION: &str = concat!("AuxoDB ", env!("CARGO_PKG_VERSION"));
+    let answer = |_: &[ColumnarValue]| Ok(ColumnarValue::Scalar(ScalarValue::from(VERSION)));
+    let (ty, volatility) = (DataType::Utf8, Volatility::Immutable);
+    Arc::new(create_udf(
+        "version",
+        vec![],
+        ty,
+        volatility,
+        Arc::new(answer),
+    ))
 }
 
 /// Aggregate functions.
 pub(crate) fn aggregate() -> Vec<Arc<AggregateUDF>> {
     let mut functions = SessionStateDefaults::default_aggregate_functions();
+    functions.retain(|function| function.name() != sum::NAME);
+    functions.push(sum::udaf());
     functions.extend(first_last::udafs());
     functions
 }
@@ -41,6 +67,7 @@ pub(crate) fn aggregate() -> Vec<Arc<AggregateUDF>> {
 pub(crate) fn planners() -> Vec<Arc<dyn ExprPlanner>> {
     let mut planners = SessionStateDefaults::default_expr_planners();
     planners.push(Arc::new(first_last::FirstLast));
+    planners.insert(0, Arc::new(Integers));
     planners
 }
 

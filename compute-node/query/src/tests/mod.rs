@@ -9,7 +9,10 @@ mod texts;
 use std::sync::Arc;
 use std::time::Duration;
 
-use arrow::array::{ArrayRef, Float64Array, Int64Array, RecordBatch, StringArray};
+use arrow::array::{
+    ArrayRef, Decimal128Array, Float64Array, Int16Array, Int64Array, RecordBatch, StringArray,
+    UInt64Array,
+};
 use auxo_proto::clock::Clock;
 use auxo_proto::error::Failure;
 use auxo_proto::ids::TenantId;
@@ -56,6 +59,39 @@ pub(crate) fn sample() -> MemoryTable {
         Arc::new(StringArray::from(note)),
     ];
     MemoryTable::new(1, "cpu", columns, 4, &keys, &fields)
+}
+
+/// Three rows of the largest and smallest numbers; the column of their times is called `time`.
+pub(crate) fn extremes() -> MemoryTable {
+    let field = |id, name, ty| column(id, name, ColumnKind::Field, ty);
+    let decimal = ColumnType::Decimal {
+        precision: 18,
+        scale: 2,
+    };
+    let columns = vec![
+        column(1, "host", ColumnKind::Tag, ColumnType::String),
+        column(2, "time", ColumnKind::Time, NS),
+        field(3, "d", decimal),
+        field(4, "i", ColumnType::Int64),
+        field(5, "s", ColumnType::Int16),
+        field(6, "u", ColumnType::UInt64),
+        field(7, "f", ColumnType::Float64),
+    ];
+    let keys: Vec<_> = (0..3)
+        .map(|at| (vec![Some(format!("h{at}"))], DAY + at))
+        .collect();
+    let d = vec![123_456_789_012_345_678, 900_719_925_474_099_301, -5];
+    let d = Decimal128Array::from(d)
+        .with_precision_and_scale(18, 2)
+        .unwrap();
+    let fields: [ArrayRef; 5] = [
+        Arc::new(d),
+        Arc::new(Int64Array::from(vec![i64::MAX, 1, i64::MIN])),
+        Arc::new(Int16Array::from(vec![i16::MAX, 5, -3])),
+        Arc::new(UInt64Array::from(vec![u64::MAX, 1, 0])),
+        Arc::new(Float64Array::from(vec![1.5, 90.0, 0.1])),
+    ];
+    MemoryTable::new(2, "dd", columns, 1, &keys, &fields)
 }
 
 /// A query engine over tables in memory.

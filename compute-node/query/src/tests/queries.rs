@@ -84,7 +84,10 @@ async fn a_sort_that_cannot_spill_is_refused_by_name() {
     );
     let failure = bench.rows(SORT).await.unwrap_err();
     assert_eq!(failure.code, ErrorCode::QueryLimit, "{failure}");
-    assert!(failure.detail.contains("query_memory"), "{failure}");
+    assert!(
+        failure.detail.contains("limits.statement_memory"),
+        "{failure}"
+    );
     assert!(failure.detail.contains(&(6 << 20).to_string()), "{failure}");
     assert_eq!(bench.query.memory_used(), 0);
     assert!(bench.rows("SELECT 1").await.is_ok());
@@ -275,4 +278,12 @@ async fn a_statement_takes_one_snapshot_of_each_tablet() {
         4,
         "one for each of the four tablets"
     );
+}
+
+#[tokio::test]
+async fn the_database_says_what_it_is() {
+    let bench = Bench::new(Tables::new(vec![]));
+    let rows = bench.rows("SELECT version()").await.unwrap();
+    let expected = concat!("AuxoDB ", env!("CARGO_PKG_VERSION"));
+    assert!(format!("{rows:?}").contains(expected), "{rows:?}");
 }

@@ -12,7 +12,7 @@ use auxo_proto::rows::Values;
 use auxo_proto::schema::TableInfo;
 
 use super::memory_table::Tables;
-use super::{Bench, sample, show};
+use super::{Bench, extremes, sample, show};
 use crate::{Insert, Params, Statement, rows_of};
 
 const PARAMS: &str = "-- params: ";
@@ -148,4 +148,9 @@ async fn changes() {
 #[tokio::test]
 async fn errors() {
     check("errors.txt", &Bench::new(Tables::new(vec![sample()]))).await;
+}
+
+#[tokio::test]
+async fn numbers() {
+    check("numbers.txt", &Bench::new(Tables::new(vec![extremes()]))).await;
 }

@@ -1,0 +1,153 @@
+//! What an INSERT puts into an integer column, where the query gives it as a float or a DECIMAL.
+//!
+//! A cast would cut off what stands behind the point; here a value goes in as it is or is refused by
+//! its column's name.
+
+use std::sync::Arc;
+
+use auxo_proto::error::{ErrorCode, Failure};
+use datafusion::arrow::array::{Array, ArrayRef};
+use datafusion::arrow::compute::cast;
+use datafusion::arrow::compute::kernels::cmp::distinct;
+use datafusion::arrow::datatypes::DataType;
+use datafusion::arrow::util::display::array_value_to_string;
+use datafusion::common::{DFSchema, Result, ScalarValue};
+use datafusion::error::DataFusionError;
+use datafusion::logical_expr::expr::{Alias, Cast, ScalarFunction};
+use datafusion::logical_expr::{
+    ColumnarValue, Expr, ExprSchemable, LogicalPlan, Projection, ScalarFunctionArgs, ScalarUDF,
+    ScalarUDFImpl, Signature, Values, Volatility,
+};
+
+use crate::semantics::type_name;
+
+/// The query of an INSERT with checks in the place of such casts.
+///
+/// * `input`: the plan that gives a table's columns, as DataFusion makes it.
+pub(crate) fn check_casts(input: LogicalPlan) -> Result<LogicalPlan> {
+    let LogicalPlan::Projection(projection) = input else {
+        return Ok(input);
+    };
+    let Projection { expr, input, .. } = projection;
+    let input = match Arc::unwrap_or_clone(input) {
+        LogicalPlan::Values(values) => LogicalPlan::Values(of_values(values, &expr)?),
+        other => other,
+    };
+    let schema = Arc::clone(input.schema());
+    let expr = expr.into_iter().map(|expr| match expr {
+        Expr::Alias(alias) => {
+            let checked = checked(*alias.expr, &alias.name, &schema);
+            Expr::Alias(Alias {
+                expr: Box::new(checked),
+                ..alias
+            })
+        }
+        expr => expr,
+    });
+    let projection = Projection::try_new(expr.collect(), Arc::new(input))?;
+    Ok(LogicalPlan::Projection(projection))
+}
+
+/// Rows are cast where they stand; which column each goes to is told by those who take from them.
+fn of_values(values: Values, taken: &[Expr]) -> Result<Values> {
+    let Values {
+        schema,
+        values: mut rows,
+    } = values;
+    let none = DFSchema::empty();
+    for taken in taken {
+        if let Expr::Alias(alias) = taken
+            && let Expr::Column(column) = alias.expr.as_ref()
+            && let Some(at) = schema.maybe_index_of_column(column)
+        {
+            for row in &mut rows {
+                let value = std::mem::take(&mut row[at]);
+                row[at] = checked(value, &alias.name, &none);
+            }
+        }
+    }
+    Ok(Values {
+        schema,
+        values: rows,
+    })
+}
+
+fn checked(expr: Expr, column: &str, schema: &DFSchema) -> Expr {
+    match expr {
+        Expr::Cast(Cast { expr, field }) if field.data_type().is_integer() => {
+            let given = expr.get_type(schema);
+            match given {
+                Ok(ty) if ty.is_floating() || ty.is_decimal() => {
+                    let function = Whole {
+                        column: column.to_owned(),
+                        ty: field.data_type().clone(),
+                        signature: Signature::any(1, Volatility::Immutable),
+                    };
+                    let function = Arc::new(ScalarUDF::from(function));
+                    Expr::ScalarFunction(ScalarFunction::new_udf(function, vec![*expr]))
+                }
+                _ => Expr::Cast(Cast { expr, field }),
+            }
+        }
+        expr => expr,
+    }
+}
+
+#[derive(Debug, PartialEq, Eq, Hash)]
+struct Whole {
+    column: String,
+    ty: DataType,
+    signature: Signature,
+}
+
+impl Whole {
+    fn of_array(&self, given: &ArrayRef) -> Result<ArrayRef> {
+        let stored = cast(given, &self.ty)?;
+        let back = cast(&stored, given.data_type())?;
+        let lost = distinct(given, &back)?;
+        let Some(row) = lost.values().set_indices().next() else {
+            return Ok(stored);
+        };
+        let value = array_value_to_string(given, row)?;
+        let (column, ty) = (&self.column, type_name(&self.ty));
+        let failure = match stored.is_null(row) {
+            true => {
+                let detail = format!("column {column} is {ty}, {value} does not fit");
+                Failure::new(ErrorCode::ValueOutOfRange, detail)
+            }
+            false => {
+                let detail = format!("column {column} is {ty}, {value} is not whole");
+                Failure::new(ErrorCode::TypeMismatch, detail)
+            }
+        };
+        Err(DataFusionError::External(Box::new(failure)))
+    }
+}
+
+impl ScalarUDFImpl for Whole {
+    fn name(&self) -> &str {
+        "whole"
+    }
+
+    fn signature(&self) -> &Signature {
+        &self.signature
+    }
+
+    fn return_type(&self, _: &[DataType]) -> Result<DataType> {
+        Ok(self.ty.clone())
+    }
+
+    fn is_strict(&self) -> bool {
+        true
+    }
+
+    fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
+        match &args.args[0] {
+            ColumnarValue::Array(given) => self.of_array(given).map(ColumnarValue::Array),
+            ColumnarValue::Scalar(given) => {
+                let stored = self.of_array(&given.to_array()?)?;
+                ScalarValue::try_from_array(&stored, 0).map(ColumnarValue::Scalar)
+            }
+        }
+    }
+}

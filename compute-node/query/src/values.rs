@@ -1,0 +1,147 @@
+//! What stands in VALUES of an INSERT, held against the columns it goes to, before a plan is made.
+//!
+//! * Every row gives as many values as there are columns.
+//! * A number for a DECIMAL goes there digit for digit, rounded to the column's scale.
+//! * A number for an integer column is whole and in its range.
+//!
+//! What is no number as written is left to the plan. Refusals name the place of the value.
+
+use auxo_proto::error::{ErrorCode, Failure, Position};
+use auxo_proto::schema::{Column, ColumnType, TableInfo};
+use datafusion::sql::sqlparser::ast::{
+    Expr, Insert, SelectItem, SetExpr, Spanned, Value, ValueWithSpan,
+};
+
+use crate::literals::{name_of, number};
+use crate::number::with_point;
+use crate::tokens::position;
+
+/// Checks what an INSERT gives, and writes its DECIMALs such that they stay exact.
+///
+/// * errors: with the place of the value, or of the row, at fault.
+pub(crate) fn check(insert: &mut Insert, table: &TableInfo, text: &str) -> Result<(), Failure> {
+    let named = insert.columns.iter().map(|name| {
+        let ident = name.0.last().and_then(|part| part.as_ident());
+        ident.and_then(|ident| table.schema.by_name(&name_of(ident)))
+    });
+    let mut columns: Vec<Option<&Column>> = named.collect();
+    if columns.is_empty() {
+        columns = table.schema.columns.iter().map(Some).collect();
+    }
+    let Some(source) = &mut insert.source else {
+        return Ok(());
+    };
+    match source.body.as_mut() {
+        SetExpr::Values(values) => {
+            for row in &mut values.rows {
+                let (given, wanted) = (row.content.len(), columns.len());
+                if given != wanted {
+                    let behind = row.closing_token.0.span.start;
+                    let place = row.content.get(wanted).map_or(behind, place_of);
+                    return Err(arity(given, wanted).at(position(text, place)));
+                }
+                for (value, column) in row.content.iter_mut().zip(&columns) {
+                    if let Some(column) = column {
+                        fit(value, column, text)?;
+                    }
+                }
+            }
+        }
+        SetExpr::Select(select) => {
+            let wildcard = |item: &SelectItem| {
+                !matches!(
+                    item,
+                    SelectItem::UnnamedExpr(_) | SelectItem::ExprWithAlias { .. }
+                )
+            };
+            if select.projection.iter().any(wildcard) {
+                return Ok(());
+            }
+            let (given, wanted) = (select.projection.len(), columns.len());
+            if given != wanted {
+                let begin = select.select_token.0.span.start;
+                let place = select.projection.get(wanted);
+                let place = place.map_or(begin, |item| item.span().start);
+                return Err(arity(given, wanted).at(position(text, place)));
+            }
+            for (item, column) in select.projection.iter_mut().zip(&columns) {
+                if let (
+                    SelectItem::UnnamedExpr(value) | SelectItem::ExprWithAlias { expr: value, .. },
+                    Some(column),
+                ) = (item, column)
+                {
+                    fit(value, column, text)?;
+                }
+            }
+        }
+        _ => {}
+    }
+    Ok(())
+}
+
+fn arity(given: usize, wanted: usize) -> Failure {
+    let detail = format!("a row has {given} values for {wanted} columns");
+    Failure::new(ErrorCode::Plan, detail)
+}
+
+fn place_of(expr: &Expr) -> datafusion::sql::sqlparser::tokenizer::Location {
+    match number(expr) {
+        Some((_, value)) => value.span.start,
+        None => expr.span().start,
+    }
+}
+
+fn fit(value: &mut Expr, column: &Column, text: &str) -> Result<(), Failure> {
+    let Some((number, written)) = number(value) else {
+        return Ok(());
+    };
+    let place = position(text, written.span.start);
+    if let ColumnType::Decimal { precision, scale } = column.ty {
+        let scale = usize::try_from(scale).unwrap_or(0);
+        let limit = 10_i128.checked_pow(precision.into()).unwrap_or(i128::MAX);
+        let scaled = number.scaled(scale);
+        let Some(scaled) = scaled.filter(|scaled| (-limit < *scaled) && (*scaled < limit)) else {
+            return Err(out_of_range(column, &value.to_string(), place));
+        };
+        let exact = Value::SingleQuotedString(with_point(scaled, scale));
+        *value = Expr::Value(ValueWithSpan {
+            value: exact,
+            span: written.span,
+        });
+        return Ok(());
+    }
+    let Some((least, most)) = range(column.ty) else {
+        return Ok(());
+    };
+    match number.integer() {
+        _ if !number.is_whole() => Err(not_whole(column, &value.to_string()).at(place)),
+        Some(integer) if (least..=most).contains(&integer) => Ok(()),
+        _ => Err(out_of_range(column, &value.to_string(), place)),
+    }
+}
+
+/// Least and largest value of an integer type, `None` for every other type.
+fn range(ty: ColumnType) -> Option<(i128, i128)> {
+    match (ty.signed_range(), ty.unsigned_max()) {
+        (Some((least, most)), _) => Some((least.into(), most.into())),
+        (None, Some(most)) => Some((0, most.into())),
+        (None, None) => None,
+    }
+}
+
+/// A value that an integer column cannot take without losing a part of it.
+fn not_whole(column: &Column, value: &str) -> Failure {
+    let detail = format!(
+        "column {} is {}, {value} is not whole",
+        column.name, column.ty
+    );
+    Failure::new(ErrorCode::TypeMismatch, detail)
+}
+
+fn out_of_range(column: &Column, value: &str, place: Position) -> Failure {
+    let detail = format!(
+        "column {} is {}, {value} does not fit",
+        column.name, column.ty
+    );
+    Failure::new(ErrorCode::ValueOutOfRange, detail).at(place)
+}
