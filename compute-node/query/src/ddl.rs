@@ -19,7 +19,8 @@ use auxo_proto::ddl::{Ddl, NewColumn, NewTable};
 use auxo_proto::error::{ErrorCode, Failure, Position};
 use auxo_proto::ids::{ColumnId, SchemaNumber};
 use auxo_proto::schema::{
-    Column, ColumnKind, ColumnType, NAME_BYTES_MAX, TableInfo, TableOptions, TableSchema, TimeUnit,
+    COLUMNS_MAX, Column, ColumnKind, ColumnType, NAME_BYTES_MAX, TableInfo, TableOptions,
+    TableSchema, TimeUnit,
 };
 use datafusion::common::TableReference;
 use datafusion::sql::sqlparser::tokenizer::Token;
@@ -29,8 +30,6 @@ use crate::failure::did_you_mean;
 use crate::names::Names;
 use crate::tokens::Cursor;
 
-/// Columns a table may have.
-const COLUMNS_MAX: usize = 1_000;
 /// Tablets a table may be made with.
 const PARTITIONS_MAX: u32 = 1_024;
 
@@ -77,7 +76,7 @@ fn unsupported(cursor: &mut Cursor<'_>) -> Failure {
         .unwrap_or_default()
         .to_uppercase();
     let hint = match what.as_str() {
-        "EXTERNAL" => "rows come in by INSERT, line protocol or /v1/import",
+        "EXTERNAL" => "rows come in by INSERT or line protocol",
         _ => "databases and tables can be created, dropped and altered",
     };
     Failure {

@@ -15,7 +15,7 @@ use std::sync::Arc;
 use auxo_proto::ddl::Ddl;
 use auxo_proto::error::{ErrorCode, Failure, Position};
 use auxo_proto::ids::TenantId;
-use auxo_proto::schema::{ColumnKind, TableInfo};
+use auxo_proto::schema::{COLUMNS_MAX, ColumnKind, TableInfo};
 use auxo_proto::topology::Catalog;
 use chrono::DateTime;
 use datafusion::common::tree_node::TreeNodeRecursion;
@@ -64,8 +64,6 @@ pub struct Scope<'a> {
     pub database: &'a str,
 }
 
-/// Columns that an answer may have.
-const COLUMNS_MAX: usize = 1_000;
 /// Joins of a plan, those written with commas too.
 const JOINS_MAX: usize = 32;
 
@@ -148,7 +146,7 @@ const VERBS: [&str; 7] = [
 const REFUSED: [(&str, &str); 22] = [
     (
         "COPY",
-        "rows go out by SELECT in any format, and come in by INSERT or /v1/import",
+        "rows go out by SELECT in any format, and come in by INSERT or line protocol",
     ),
     ("SET", "settings are arguments of the request"),
     ("RESET", "settings are arguments of the request"),
@@ -188,8 +186,8 @@ const REFUSED: [(&str, &str); 22] = [
         "SAVEPOINT",
         "there are no transactions, each statement stands alone",
     ),
-    ("GRANT", "rights belong to tokens, see /v1/tokens"),
-    ("REVOKE", "rights belong to tokens, see /v1/tokens"),
+    ("GRANT", "there are no users and no rights"),
+    ("REVOKE", "there are no users and no rights"),
     ("USE", "the database is the argument db of the request"),
     ("PREPARE", "send the statement with its parameters"),
     ("EXECUTE", "send the statement with its parameters"),
@@ -200,7 +198,7 @@ const REFUSED: [(&str, &str); 22] = [
         "EXPLAIN ANALYZE runs a query and says what it did",
     ),
     ("CALL", "there are no stored procedures"),
-    ("LOAD", "rows come in by INSERT or /v1/import"),
+    ("LOAD", "rows come in by INSERT or line protocol"),
 ];
 
 fn check_verb(cursor: &mut Cursor<'_>) -> Result<(), Failure> {

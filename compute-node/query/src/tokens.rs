@@ -87,7 +87,7 @@ pub(crate) fn read(text: &str, bytes_max: usize) -> Result<Words, Failure> {
         );
         return Err(failure
             .at(position(text, place))
-            .hint("send several statements to /v1/sql/batch"));
+            .hint("send them one after the other"));
     }
     let depth = check(&tokens, text)?;
     Ok(Words { tokens, depth })

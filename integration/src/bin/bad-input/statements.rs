@@ -93,7 +93,7 @@ fn requests() -> Vec<Case> {
     vec![
         Case::sql("several statements", "SELECT 1; SELECT 2")
             .refused(400, "MULTIPLE_STATEMENTS")
-            .holds("/v1/sql/batch"),
+            .holds("one after the other"),
         Case::sql("a semicolon at the end", "SELECT 1;").rows(json!([[1]])),
         Case::sql("no statement", "").refused(400, "BAD_REQUEST"),
         Case::sql("only white space and a semicolon", " \n;").refused(400, "PARSE_ERROR"),
