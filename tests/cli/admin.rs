@@ -9,14 +9,14 @@ fn path(request: &Request) -> &str {
     request.line.split(' ').nth(1).unwrap()
 }
 
-/// A cluster of two nodes, the second in the given state.
-fn cluster(state: &'static str, ready: bool) -> Responder {
+/// A cluster of two nodes, the second online or not.
+fn cluster(online: bool, ready: bool) -> Responder {
     Responder::start_bare(move |request| {
         let body = match path(request) {
             "/v1/cluster" => r#"{"cluster":"eu","topology":12,"meta":{"leader":"m1"}}"#.to_owned(),
-            "/v1/nodes" => r#"{"items":[{"node":"c1","state":"up"}],"next":"c 2"}"#.to_owned(),
+            "/v1/nodes" => r#"{"items":[{"node":"c1","online":true}],"next":"c 2"}"#.to_owned(),
             "/v1/nodes?cursor=c+2" => {
-                format!(r#"{{"items":[{{"node":"c2","state":"{state}"}}],"next":null}}"#)
+                format!(r#"{{"items":[{{"node":"c2","online":{online}}}],"next":null}}"#)
             }
             "/v1/ready" => {
                 let checks = r#"[{"name":"wal","ok":true},{"name":"shards_open","ok":false,"detail":"3/5"}]"#;
@@ -36,21 +36,21 @@ fn cluster(state: &'static str, ready: bool) -> Responder {
 
 #[test]
 fn a_cluster_is_shown_on_one_screen() {
-    let node = cluster("up", true);
+    let node = cluster(true, true);
     let ended = auxo(&["admin", "status", "--url", &node.url])
         .run()
         .expect(0);
     assert_eq!(
         ended.stdout,
         "cluster      eu\ntopology     12\nmeta.leader  m1\n\n\
-         node | state\n-----+------\nc1   | up\nc2   | up\n\n\
+         node | online\n-----+-------\nc1   | true\nc2   | true\n\n\
          name        | ok    | detail\n------------+-------+-------\nwal         | true  |\nshards_open | false | 3/5\n"
     );
 }
 
 #[test]
 fn what_needs_care_ends_with_7() {
-    for node in [cluster("offline", true), cluster("up", false)] {
+    for node in [cluster(false, true), cluster(true, false)] {
         let ended = auxo(&["admin", "status", "-o", "json", "--url", &node.url])
             .run()
             .expect(7);
@@ -62,7 +62,7 @@ fn what_needs_care_ends_with_7() {
 
 #[test]
 fn things_are_listed_and_shown() {
-    let node = cluster("up", true);
+    let node = cluster(true, true);
     let run = |arguments: &[&str]| auxo(&[arguments, &["--url", &node.url]].concat()).run();
     let shard = run(&["admin", "shard", "show", "7"]).expect(0);
     assert_eq!(

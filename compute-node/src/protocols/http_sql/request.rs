@@ -367,13 +367,28 @@ mod tests {
     }
 
     #[test]
+    fn every_read_mode_is_understood() {
+        for mode in [
+            "strong",
+            "token",
+            "eventual",
+            "bounded(0)",
+            "bounded( 2000 )",
+        ] {
+            let url = format!("read_mode={mode}");
+            assert!(ask(&url, "", "SELECT 1").is_ok(), "{mode}");
+        }
+    }
+
+    #[test]
     fn what_is_not_understood_is_named() {
         for (url, content_type, body, named) in [
             ("", "", "", "no statement"),
             ("bogus=1", "", "SELECT 1", "bogus"),
             ("format=xml", "", "SELECT 1", "xml"),
             ("row_limit=x", "", "SELECT 1", "row_limit=x"),
-            ("read_mode=eventual", "", "SELECT 1", "read_mode"),
+            ("read_mode=bounded(x)", "", "SELECT 1", "read_mode"),
+            ("read_mode=linear", "", "SELECT 1", "read_mode"),
             ("", "application/json", "{\"sqll\":1}", "sqll"),
             (
                 "p.a=1",
