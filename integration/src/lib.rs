@@ -6,7 +6,7 @@
 //! [`http`] (what the programs ask of it), [`power_loss`] (disks as a loss of power leaves them), [`wait`] (conditions with a deadline), [`disk`] (where
 //! temporary directories go); [`queries`] (the benchmark's fifteen), [`duckdb`] (the oracle for
 //! them), [`compare`] (answers row by row), [`zero_line`] (plain DataFusion on our files),
-//! [`process`] (what a process used).
+//! [`process`] (what a process used), [`servers`] (real servers that tests run on).
 //!
 //! Never here: a mock of a server that can run, a sleep that hopes, a process found by name.
 
@@ -18,6 +18,7 @@ pub mod http;
 pub mod power_loss;
 pub mod process;
 pub mod queries;
+pub mod servers;
 pub mod standalone;
 pub mod wait;
 pub mod zero_line;
