@@ -50,6 +50,12 @@ const SHOWN_WITHIN: Duration = Duration::from_secs(10);
 /// Pause between two such questions.
 const PAUSE: Duration = Duration::from_millis(20);
 
+/// How often something is asked before a refusal of one broker is believed.
+const ASKED: usize = 3;
+
+/// Pause between two such questions.
+const ASKED_AGAIN: Duration = Duration::from_millis(200);
+
 /// The WAL of one Kafka cluster.
 ///
 /// * effects: dropping it ends its clients and threads some time later; what was on its way then is of
@@ -106,10 +112,22 @@ impl KafkaWal {
 
     /// What Kafka says of a topic with settings that are right, and its mark.
     ///
-    /// * errors: `Missing`, `Unavailable`, `Misconfigured` naming the first wrong setting.
+    /// * errors: `Missing`, `Unavailable`, if said again and again, as one broker may lag behind;
+    ///   `Misconfigured` naming the first wrong setting.
     async fn right(&self, topic: &str) -> Result<(Described, u64), WalError> {
-        let placement = self.clients.placement(topic).await?;
-        let resource = self.clients.described(topic).await?;
+        let mut asked = 1;
+        let (placement, resource) = loop {
+            let found = async {
+                let placement = self.clients.placement(topic).await?;
+                Ok((placement, self.clients.described(topic).await?))
+            };
+            match found.await {
+                Ok(found) => break found,
+                Err(WalError::Missing | WalError::Unavailable) if asked < ASKED => asked += 1,
+                Err(error) => return Err(error),
+            }
+            tokio::time::sleep(ASKED_AGAIN).await;
+        };
         let described = Described::new(&placement, &resource);
         let wrong = described.wrong(self.clients.settings.allow_weak);
         match (topic::mark_of(&resource), wrong) {
@@ -199,11 +217,8 @@ impl Wal for KafkaWal {
         loop {
             match self.clients.described(&topic).await {
                 Err(WalError::Missing) => return Ok(()),
-                Ok(_) | Err(WalError::Unavailable) if Instant::now() < deadline => {
-                    tokio::time::sleep(PAUSE).await;
-                }
-                Ok(_) => return Err(WalError::Unavailable),
-                Err(error) => return Err(error),
+                _ if Instant::now() >= deadline => return Err(WalError::Unavailable),
+                _ => tokio::time::sleep(PAUSE).await,
             }
         }
     }

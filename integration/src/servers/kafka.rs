@@ -31,8 +31,8 @@ pub use install::install;
 /// How long a cluster may take until it is ready, on a machine that has other things to do.
 const READY_WITHIN: Duration = Duration::from_secs(120);
 
-/// How long nodes may take to stop.
-const STOPPED_WITHIN: Duration = Duration::from_secs(30);
+/// How long nodes may take to stop before they are killed.
+const STOPPED_WITHIN: Duration = Duration::from_secs(15);
 
 /// How often other ports are tried when somebody else was faster.
 const ATTEMPTS: usize = 3;
@@ -200,7 +200,8 @@ impl Kafka {
         self.nodes[node].start()
     }
 
-    /// Stops all nodes together, as one alone may not get through a controlled stop.
+    /// Stops all nodes together, as one alone may not get through a controlled stop; one that does not
+    /// get through it all the same is killed.
     pub async fn stop(&mut self) -> Result<()> {
         for node in &self.nodes {
             if let Some(process) = &node.process {
@@ -208,8 +209,10 @@ impl Kafka {
             }
         }
         for node in &mut self.nodes {
-            if let Some(mut process) = node.process.take() {
-                process.exited(STOPPED_WITHIN).await?;
+            if let Some(mut process) = node.process.take()
+                && process.exited(STOPPED_WITHIN).await.is_err()
+            {
+                process.kill()?;
             }
         }
         Ok(())

@@ -258,8 +258,10 @@ impl Clients {
     }
 
     /// Effective settings of a topic.
+    ///
+    /// * errors: as for `marks`; `Misconfigured` if we have no right to see them.
     pub(super) async fn described(&self, topic: &str) -> Result<ConfigResource, WalError> {
-        self.while_reachable(async {
+        let resource = self.while_reachable(async {
             let admin = self.admin()?;
             let what = [ResourceSpecifier::Topic(topic)];
             let answers = admin.describe_configs(&what, &options(ANSWER_WITHIN)).await;
@@ -268,8 +270,15 @@ impl Clients {
                 Some(Err(code)) => Err(refusal(code)),
                 None => Err(WalError::Unavailable),
             }
-        })
-        .await
+        });
+        let resource = resource.await?;
+        // The library shows a refusal as a topic without settings.
+        if resource.entries.is_empty() {
+            self.placement(topic).await?;
+            let hidden = format!("the settings of topic {topic} are not shown to us");
+            return Err(WalError::Misconfigured(hidden));
+        }
+        Ok(resource)
     }
 
     /// Makes a topic; `Ok` if it is there already, as it is.
@@ -388,7 +397,7 @@ fn settled(
 }
 
 /// A failure of asking.
-fn unanswered(error: &KafkaError) -> WalError {
+pub(super) fn unanswered(error: &KafkaError) -> WalError {
     match error.rdkafka_error_code() {
         Some(code) => refusal(code),
         None => {

@@ -2,8 +2,8 @@
 //!
 //! 1. A few consumers serve all regions. A reader *leases* a region's partition from one of them:
 //!    messages go to a queue of that partition alone, whose bound is the library's.
-//! 2. The queue is split off before the partition is assigned, so that no message ever goes to the
-//!    consumer's own queue. One that did would be a hole in the log that nobody sees: it is counted,
+//! 2. The queue is split off before the partition is assigned, each time, so that no message goes to
+//!    the consumer's own queue. One that did would be a hole in the log that nobody sees: it is counted,
 //!    and every lease of that consumer is placed anew.
 //! 3. A lease is only used at the offset it stands at; anywhere else, and after any error, the
 //!    partition is unassigned and assigned again, behind which the library hands out nothing older.
@@ -26,7 +26,7 @@ use rdkafka::message::Message;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::clients::{Callbacks, Errand, Signals};
+use super::clients::{ANSWER_WITHIN, Callbacks, Errand, Signals, unanswered};
 use super::settings::KafkaSettings;
 use crate::{Frame, Offset, WalError};
 
@@ -81,30 +81,19 @@ impl Reader {
     }
 
     /// Leases a topic that nobody has leased from this consumer.
-    pub(super) fn lease(self: &Arc<Self>, topic: &Arc<str>) -> Result<Option<Lease>, WalError> {
-        let client = self.client.read().clone().ok_or(WalError::Unavailable)?;
-        if !self.taken.lock().insert(topic.clone()) {
-            return Ok(None);
-        }
-        let Some(mut queue) = client.split_partition_queue(topic, 0) else {
-            self.taken.lock().remove(topic);
-            return Err(WalError::Unavailable);
-        };
-        let bell = Arc::new(Notify::new());
-        let rung = bell.clone();
-        queue.set_nonempty_callback(move || rung.notify_one());
-        Ok(Some(Lease {
+    pub(super) fn lease(self: &Arc<Self>, topic: &Arc<str>) -> Option<Lease> {
+        self.taken.lock().insert(topic.clone()).then(|| Lease {
             reader: self.clone(),
             topic: topic.clone(),
-            queue: Some(queue),
-            bell,
+            queue: None,
+            bell: Arc::default(),
             next: 0,
             placed: None,
             whole: false,
             strays: 0,
             caught_up: false,
             used: Instant::now(),
-        }))
+        })
     }
 
     /// Whether a lease is out.
@@ -150,7 +139,7 @@ fn poll(client: &Client, ends: &AtomicBool, strays: &AtomicU64) {
 pub(super) struct Lease {
     reader: Arc<Reader>,
     topic: Arc<str>,
-    /// `None` only while dropped.
+    /// `None` until it is placed.
     queue: Option<PartitionQueue<Callbacks>>,
     /// Rung when something comes into the empty queue.
     pub(super) bell: Arc<Notify>,
@@ -187,28 +176,41 @@ impl Lease {
         unharmed.then_some(self.next)
     }
 
-    /// Reads from that offset on; whatever was queued is forgotten. Blocks for moments, on a thread
-    /// of the library.
+    /// Reads from that offset on; whatever was queued is forgotten. Blocks.
     pub(super) fn place(&mut self, from: Offset) -> Result<(), WalError> {
         let client = self.reader.client.read().clone();
         let client = client.ok_or(WalError::Unavailable)?;
-        if self.placed.take().is_some() {
-            self.reader.unassign(&self.topic);
+        self.whole = false;
+        match self.placed.take() {
+            Some(_) => self.reader.unassign(&self.topic),
+            // An unassigned partition of a topic that the library has not heard of is forgotten, and
+            // with it that its queue was split off.
+            None => {
+                let asked = client.fetch_metadata(Some(&self.topic), ANSWER_WITHIN);
+                asked.map_err(|error| unanswered(&error))?;
+            }
         }
+        // The old one goes first, as with it goes the bell of the partition.
+        self.queue = None;
+        let queue = client.split_partition_queue(&self.topic, 0);
+        let mut queue = queue.ok_or(WalError::Unavailable)?;
+        let rung = self.bell.clone();
+        queue.set_nonempty_callback(move || rung.notify_one());
+        self.queue = Some(queue);
         let mut list = TopicPartitionList::new();
         let at = rdkafka::Offset::Offset(i64::try_from(from).unwrap_or(i64::MAX));
         let listed = list.add_partition_offset(&self.topic, 0, at);
-        let assigned = listed.and_then(|()| {
-            // Before the assignment, so that it precedes every fetch that follows.
-            self.placed = Some(Instant::now());
-            self.strays = self.reader.strays.load(Ordering::SeqCst);
-            client.incremental_assign(&list)
-        });
-        (self.next, self.whole, self.caught_up) = (from, assigned.is_ok(), false);
+        listed.map_err(|error| unanswered(&error))?;
+        // Before the assignment, so that it precedes every fetch that follows.
+        let (placed, strays) = (Instant::now(), self.reader.strays.load(Ordering::SeqCst));
+        let assigned = client.incremental_assign(&list);
         assigned.map_err(|error| {
             tracing::warn!(%error, topic = %self.topic, "a Kafka consumer was not placed");
             WalError::Unavailable
-        })
+        })?;
+        (self.placed, self.strays) = (Some(placed), strays);
+        (self.next, self.whole, self.caught_up) = (from, true, false);
+        Ok(())
     }
 
     /// Whether all of the log up to the end at that time has been in the queue: the end was reached
@@ -288,18 +290,14 @@ fn stop(code: Option<RDKafkaErrorCode>, next: Offset) -> Found {
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        let Some(queue) = self.queue.take() else {
-            return;
-        };
-        let signals = self.reader.signals.clone();
         let released = Released {
             reader: self.reader.clone(),
             topic: self.topic.clone(),
-            queue,
+            queue: self.queue.take(),
             placed: self.placed.is_some(),
         };
         // Where the keeper has closed all already, this may end the consumer on this thread.
-        drop(signals.send(Errand::Release(released)));
+        drop(self.reader.signals.send(Errand::Release(released)));
     }
 }
 
@@ -307,7 +305,7 @@ impl Drop for Lease {
 pub(super) struct Released {
     reader: Arc<Reader>,
     topic: Arc<str>,
-    queue: PartitionQueue<Callbacks>,
+    queue: Option<PartitionQueue<Callbacks>>,
     placed: bool,
 }
 

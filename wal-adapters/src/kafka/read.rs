@@ -198,15 +198,15 @@ impl KafkaRegion {
                 let first = self.known.id.shard as usize % clients.readers.len();
                 let (front, back) = clients.readers.split_at(first);
                 for reader in back.iter().chain(front) {
-                    if let Some(lease) = reader.lease(&self.known.topic)? {
-                        return Ok::<Lease, WalError>(lease);
+                    if let Some(lease) = reader.lease(&self.known.topic) {
+                        return lease;
                     }
                 }
                 freed.await;
             }
         };
         let lease = tokio::time::timeout(LEASED_WITHIN, any).await;
-        let lease = lease.map_err(|_elapsed| WalError::Busy)??;
+        let lease = lease.map_err(|_elapsed| WalError::Busy)?;
         let mut shelves = clients.shelves.lock();
         let own = Arc::downgrade(&self.shelf);
         if !shelves.iter().any(|shelf| shelf.ptr_eq(&own)) {

@@ -14,10 +14,11 @@ use parking_lot::Mutex;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::clients::{Clients, Reach, blocking};
+use super::clients::{ANSWER_WITHIN, Clients, Reach, blocking};
 use super::lease::Shelf;
 use super::produce::{Delivered, Waiting};
 use super::topic;
+use super::{ASKED, ASKED_AGAIN};
 use crate::frame::PAYLOAD_BYTES_MAX;
 use crate::load::{Load, Permit};
 use crate::{
@@ -27,11 +28,8 @@ use crate::{
 /// How often the mark is compared when nothing speaks against it.
 const COMPARE_EVERY: Duration = Duration::from_secs(5);
 
-/// How often something that cannot be taken back is asked before it is believed.
-const ASKED: usize = 3;
-
-/// Pause between two such questions: a broker may lag behind.
-const PAUSE: Duration = Duration::from_millis(200);
+/// Pause before a question that nobody could answer is asked again.
+const LEADER_PAUSE: Duration = Duration::from_millis(50);
 
 /// What one handle knows of its region.
 pub(super) struct Known {
@@ -146,7 +144,7 @@ impl KafkaRegion {
         let known = &self.known;
         for attempt in 1..=ASKED {
             known.going()?;
-            let (start, end, asked) = match self.clients.marks(&known.topic).await {
+            let (start, end, asked) = match self.marks().await {
                 Ok(marks) => marks,
                 Err(WalError::Missing) => {
                     self.compare().await?;
@@ -172,9 +170,23 @@ impl KafkaRegion {
             if attempt == ASKED {
                 return Err(known.lose(WalError::Regressed { had, now: end }));
             }
-            tokio::time::sleep(PAUSE).await;
+            tokio::time::sleep(ASKED_AGAIN).await;
         }
         Err(WalError::Unavailable)
+    }
+
+    /// What the leader says, or the one that is chosen meanwhile.
+    async fn marks(&self) -> Result<(Offset, Offset, Instant), WalError> {
+        let deadline = Instant::now() + ANSWER_WITHIN;
+        loop {
+            match self.clients.marks(&self.known.topic).await {
+                Err(WalError::Unavailable) if Instant::now() < deadline => {
+                    self.clients.reachable()?;
+                    tokio::time::sleep(LEADER_PAUSE).await;
+                }
+                answered => return answered,
+            }
+        }
     }
 
     /// Whether the topic is still the one this handle was opened on.
@@ -184,8 +196,8 @@ impl KafkaRegion {
         let known = &self.known;
         for _ in 0..ASKED {
             match self.clients.described(&known.topic).await {
-                Err(WalError::Missing) => tokio::time::sleep(PAUSE).await,
-                Err(error) => return Err(error),
+                Err(WalError::Missing) => tokio::time::sleep(ASKED_AGAIN).await,
+                Err(_) => return Err(WalError::Unavailable),
                 Ok(resource) => {
                     if topic::mark_of(&resource) != Some(known.mark) {
                         return Err(known.lose(WalError::Foreign));

@@ -74,8 +74,23 @@ impl KafkaAdapter {
         self.ground.kafka.lock().await.keep_files()
     }
 
-    pub(super) async fn stop(&self) -> Result<()> {
-        self.ground.kafka.lock().await.stop().await
+    pub(super) fn bootstrap(&self) -> &str {
+        &self.ground.bootstrap
+    }
+
+    /// Kills the broker that leads the topic; which one it was.
+    pub(super) async fn kill_leader(&self, topic: &str) -> Result<usize> {
+        let mut kafka = self.ground.kafka.lock().await;
+        let leader = kafka.leader(topic).await?;
+        kafka.kill(leader)?;
+        Ok(leader)
+    }
+
+    /// Starts a broker that was killed and waits until all are there.
+    pub(super) async fn restart(&self, node: usize) -> Result<()> {
+        let mut kafka = self.ground.kafka.lock().await;
+        kafka.restart(node)?;
+        kafka.ready().await
     }
 }
 

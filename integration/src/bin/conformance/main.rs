@@ -24,11 +24,15 @@ use integration::disk;
 use kafka::KafkaAdapter;
 
 mod kafka;
+mod leader;
 mod relay;
 mod segment;
 
 /// Cases on three brokers: those in which a copy, or the number of them, makes a difference.
 const COPIES: [u8; 10] = [1, 3, 4, 7, 8, 10, 19, 26, 27, 34];
+
+/// What is shown besides the suite.
+const LEADER: &str = "kafka-3 the leading broker is killed under load";
 
 /// Runs the suite of the write-ahead log.
 #[derive(Debug, Parser)]
@@ -47,6 +51,9 @@ struct Arguments {
     /// Idle regions in case 29 on Kafka, each of which is a topic; elsewhere 10,000.
     #[arg(long, default_value_t = 500)]
     idle_topics: u32,
+    /// How often the leading one of three brokers is killed under load.
+    #[arg(long, default_value_t = 3)]
+    leader_kills: u32,
 }
 
 /// Runs one adapter and prints its rows; its part of the last line, and how many failed.
@@ -111,13 +118,17 @@ async fn main() -> Result<ExitCode> {
         summaries.push(summary);
         failures += failed;
     }
-    if !arguments.without_kafka {
+    let nodes = match arguments.without_kafka {
+        true => Vec::new(),
+        false => vec![1, 3],
+    };
+    if !nodes.is_empty() {
         let scale = Scale {
             idle_regions: arguments.idle_topics,
             deadline: Duration::from_secs(300),
             ..scale
         };
-        for nodes in [1, 3] {
+        for nodes in nodes {
             let kafka = KafkaAdapter::start(nodes, child.clone()).await?;
             let wanted = |case: &Case| nodes == 1 || COPIES.contains(&case.number);
             let (summary, failed) = run(&kafka, &scale, &arguments, wanted).await;
@@ -126,7 +137,16 @@ async fn main() -> Result<ExitCode> {
             if failed > 0 {
                 println!("files of Kafka are kept in {}", kafka.keep_files().await);
             }
-            kafka.stop().await?;
+            if nodes == 3
+                && arguments
+                    .filter
+                    .as_ref()
+                    .is_none_or(|filter| LEADER.contains(filter))
+            {
+                let seen = leader::killed(&kafka, arguments.leader_kills).await?;
+                println!("{LEADER}: {seen}");
+                failures += usize::from(!seen.whole());
+            }
         }
     }
     println!("conformance: {}", summaries.join("; "));
