@@ -86,6 +86,21 @@ impl KafkaAdapter {
         Ok(leader)
     }
 
+    /// Stops the processor time of the broker that leads the topic; which one it was.
+    pub(super) async fn pause_leader(&self, topic: &str) -> Result<usize> {
+        let kafka = self.ground.kafka.lock().await;
+        let leader = kafka.leader(topic).await?;
+        kafka.pause(leader)?;
+        Ok(leader)
+    }
+
+    /// Lets a broker that was paused go on.
+    pub(super) async fn resume(&self, node: usize) -> Result<()> {
+        let mut kafka = self.ground.kafka.lock().await;
+        kafka.resume(node)?;
+        kafka.ready().await
+    }
+
     /// Starts a broker that was killed and waits until all are there.
     pub(super) async fn restart(&self, node: usize) -> Result<()> {
         let mut kafka = self.ground.kafka.lock().await;

@@ -1,5 +1,5 @@
-//! The leading one of three brokers is killed under load, again and again: what was acknowledged is
-//! there, once, and nothing else than what was sent.
+//! The leading one of three brokers is killed under load, again and again, and once hangs: what was
+//! acknowledged is there, and nothing is there twice.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
@@ -23,6 +23,9 @@ const WINDOW: usize = 16;
 
 /// Acknowledgements before each kill, and behind it.
 const ACKED: usize = 500;
+
+/// Name of the region's topic.
+const TOPIC: &str = "auxo.leader.1.1";
 
 /// How long a round may take.
 const ROUND_WITHIN: Duration = Duration::from_secs(60);
@@ -153,11 +156,20 @@ pub(super) async fn killed(kafka: &KafkaAdapter, rounds: u32) -> Result<Seen> {
     for round in 0..rounds {
         let shown = || format!("round {round}");
         writer.acknowledge(ACKED).await.with_context(shown)?;
-        let leader = kafka.kill_leader("auxo.leader.1.1").await?;
+        let leader = kafka.kill_leader(TOPIC).await?;
         writer.acknowledge(ACKED).await.with_context(shown)?;
         kafka.restart(leader).await?;
         writer.last_ack = Instant::now();
     }
+    // Once it only hangs: its connections stay, and nothing is answered.
+    let leader = kafka.pause_leader(TOPIC).await?;
+    writer.acknowledge(ACKED).await.context("a leader hangs")?;
+    kafka.resume(leader).await?;
+    writer.last_ack = Instant::now();
+    writer
+        .acknowledge(ACKED)
+        .await
+        .context("a leader is back")?;
     while !writer.flight.is_empty() {
         writer.settle().await;
     }

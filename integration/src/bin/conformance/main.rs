@@ -1,7 +1,8 @@
 //! The suite of the write-ahead log over every adapter: 38 cases each, at full scale.
 //!
 //! `memory` and `local` run in this process; `kafka` on a real broker, and as `kafka-3` those cases
-//! once more on three that are about copies. Kafka is left out only with `--without-kafka`.
+//! once more on three that are about copies, with a row of its own for the loss of the leading one.
+//! Kafka is left out only with `--without-kafka`.
 //!
 //! Ends with `conformance: ADAPTER P passed, N not applicable, F failed; …`. A case that cannot
 //! apply to an adapter says why in its row. Run with `child …` this program is the writer that the
@@ -32,7 +33,7 @@ mod segment;
 const COPIES: [u8; 10] = [1, 3, 4, 7, 8, 10, 19, 26, 27, 34];
 
 /// What is shown besides the suite.
-const LEADER: &str = "kafka-3 the leading broker is killed under load";
+const LEADER: &str = "kafka-3 the leading broker is killed, and hangs, under load";
 
 /// Runs the suite of the write-ahead log.
 #[derive(Debug, Parser)]
