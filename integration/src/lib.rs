@@ -3,9 +3,10 @@
 //! promised.
 //!
 //! Rooms: [`binary`] (builds or finds `auxo`), [`standalone`] (one node as a child process),
-//! [`http`] (what the programs ask of it), [`power_loss`] (disks as a loss of power leaves them), [`wait`] (conditions with a deadline), [`disk`] (where
-//! temporary directories go); [`queries`] (the benchmark's fifteen), [`duckdb`] (the oracle for
-//! them), [`compare`] (answers row by row), [`zero_line`] (plain DataFusion on our files),
+//! [`http`] (what the programs ask of it), [`servers`] (real servers that tests run on),
+//! [`power_loss`] (disks as a loss of power leaves them), [`wait`] (conditions with a deadline),
+//! [`disk`] (where temporary directories go); [`queries`] (the benchmark's fifteen), [`duckdb`] (the
+//! oracle for them), [`compare`] (answers row by row), [`zero_line`] (plain DataFusion on our files),
 //! [`process`] (what a process used), [`peers`] (other databases, to be measured beside ours).
 //!
 //! Never here: a mock of a server that can run, a sleep that hopes, a process found by name.
@@ -19,6 +20,7 @@ pub mod peers;
 pub mod power_loss;
 pub mod process;
 pub mod queries;
+pub mod servers;
 pub mod standalone;
 pub mod wait;
 pub mod zero_line;

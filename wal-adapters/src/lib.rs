@@ -3,8 +3,9 @@
 //!
 //! Rooms: this file (the contract), [`frame`] (bytes of a record), [`valid`] (the acceptance rule,
 //! one pure function for leader, follower, children, tools and tests), and the adapters: [`memory`]
-//! (the reference, with faults on demand), [`local`] (a locked directory on this machine's disk).
-//! [`conformance`] is the suite that every adapter passes.
+//! (the reference, with faults on demand), [`local`] (a locked directory on this machine's disk),
+//! [`kafka`] (a topic for each region). `load` bounds what waits in an adapter; [`conformance`] is the
+//! suite that every adapter passes.
 //!
 //! Payload is bytes: nothing here knows a row, a manifest or a shard's engine. Nothing here decides
 //! who leads; an adapter excludes nobody, leadership is a record in the log.
@@ -47,6 +48,8 @@ use tokio::time::Instant;
 
 pub mod conformance;
 pub mod frame;
+pub mod kafka;
+mod load;
 pub mod local;
 pub mod memory;
 pub mod valid;

@@ -8,10 +8,12 @@ use std::collections::VecDeque;
 use std::io::{self, BufRead, BufReader, Write};
 use std::process::Stdio;
 
+use auxo_proto::random::Random;
 use bytes::Bytes;
 
 use super::ground::{Ground, at, ensure, read_all};
 use super::{Done, Stop};
+use crate::kafka::{KafkaSettings, KafkaWal};
 use crate::local::{Disk, LocalSettings, LocalWal};
 use crate::{Frame, FrameKind, Offset, RegionId, Wal};
 
@@ -30,8 +32,23 @@ pub async fn child_main(arguments: &[String]) -> Result<(), Stop> {
         shard: shard.parse().map_err(Stop::failed)?,
         incarnation: u64::from_str_radix(incarnation, 16).map_err(Stop::failed)?,
     };
-    let wal = match adapter.as_str() {
-        "local" => LocalWal::open(place, LocalSettings::default(), Disk::real()).await?,
+    let wal: Box<dyn Wal> = match adapter.as_str() {
+        "local" => {
+            let settings = LocalSettings::default();
+            Box::new(LocalWal::open(place, settings, Disk::real()).await?)
+        }
+        "kafka" => {
+            let Some((cluster, bootstrap)) = place.split_once('@') else {
+                return Err(Stop::failed("place of kafka: cluster@bootstrap"));
+            };
+            let settings = KafkaSettings {
+                bootstrap: bootstrap.to_owned(),
+                cluster: cluster.to_owned(),
+                allow_weak: true,
+                ..KafkaSettings::default()
+            };
+            Box::new(KafkaWal::open(settings, Random::from_system()).await?)
+        }
         other => return Err(Stop::failed(format!("no child for adapter {other}"))),
     };
     let region_handle = wal.open(region).await?;
@@ -54,10 +71,12 @@ pub async fn child_main(arguments: &[String]) -> Result<(), Stop> {
     Ok(())
 }
 
-/// The arguments that make [`child_main`] write to a local WAL in that directory.
-pub fn local_arguments(place: &str, region: RegionId) -> [String; 4] {
+/// The arguments that make [`child_main`] write to a region of that adapter.
+///
+/// * `place`: the directory of `local`, or `cluster@bootstrap` of `kafka`.
+pub fn arguments(adapter: &str, place: &str, region: RegionId) -> [String; 4] {
     [
-        "local".to_owned(),
+        adapter.to_owned(),
         place.to_owned(),
         region.shard.to_string(),
         format!("{:x}", region.incarnation),

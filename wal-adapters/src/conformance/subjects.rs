@@ -312,7 +312,7 @@ impl Subject for LocalSubject {
         let mut command = Command::new(program);
         command
             .args(arguments)
-            .args(child::local_arguments(&place, region));
+            .args(child::arguments("local", &place, region));
         Ok(command)
     }
 

