@@ -24,7 +24,7 @@ pub const KAFKA: &str = "4.4.0";
 /// Runs a command to its end.
 ///
 /// * errors: "mvn is not installed" if there is no such program; else its output if it failed.
-fn run(command: &mut Command) -> Result<()> {
+pub(crate) fn run(command: &mut Command) -> Result<()> {
     let program = command.get_program().to_string_lossy().into_owned();
     let output = match command.stdin(Stdio::null()).output() {
         Err(error) if error.kind() == ErrorKind::NotFound => bail!("{program} is not installed"),
@@ -36,4 +36,22 @@ fn run(command: &mut Command) -> Result<()> {
     let said = [output.stdout, output.stderr].concat();
     let said = String::from_utf8_lossy(&said);
     bail!("{program} ended with {}: {}", output.status, said.trim())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_missing_program_is_named() {
+        let missing = run(&mut Command::new("no-such-program")).unwrap_err();
+        assert_eq!(missing.to_string(), "no-such-program is not installed");
+        let failed = run(Command::new("sh").args(["-c", "echo why; exit 3"])).unwrap_err();
+        let failed = failed.to_string();
+        assert!(
+            failed.starts_with("sh ended with") && failed.ends_with("why"),
+            "{failed}"
+        );
+        assert!(run(Command::new("sh").args(["-c", "true"])).is_ok());
+    }
 }

@@ -11,9 +11,10 @@ use bytes::Bytes;
 use serde_json::Value;
 
 use super::QUESTDB;
-use super::spawned::{self, Words};
+use super::spawned::Words;
 use crate::duckdb::cache;
 use crate::http::{Answer, Http};
+use crate::servers;
 use crate::wait;
 
 /// Copies an artifact out of a repository without a project.
@@ -22,20 +23,20 @@ const COPY: &str = "org.apache.maven.plugins:maven-dependency-plugin:3.8.1:copy"
 pub(super) const DURABILITY: &str = "kill -9 yes, power loss no: its log is written without fsync (cairo.commit.mode=nosync, its default)";
 
 pub(super) fn install() -> Result<PathBuf> {
-    spawned::run(Command::new("java").arg("-version"))?;
+    servers::run(Command::new("java").arg("-version"))?;
     let name = format!("questdb-{QUESTDB}");
     let folder = cache().join(&name);
     let jar = folder.join(format!("{name}.jar"));
     if jar.exists() {
         return Ok(jar);
     }
-    spawned::run(Command::new("mvn").arg("-version"))?;
+    servers::run(Command::new("mvn").arg("-version"))?;
     eprintln!(
         "fetching QuestDB {QUESTDB} from Maven Central into {}: 32 MB",
         folder.display()
     );
     let part = folder.join("part");
-    spawned::run(
+    servers::run(
         Command::new("mvn")
             .args(["--quiet", "--batch-mode", COPY])
             .arg(format!("-Dartifact=org.questdb:questdb:{QUESTDB}"))

@@ -9,7 +9,7 @@ use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 
 /// A program and its arguments.
 pub type Words = Vec<OsString>;
@@ -78,39 +78,9 @@ fn spawn(command: &[OsString], log: &Path) -> io::Result<Child> {
         .spawn()
 }
 
-/// Runs a command to its end.
-///
-/// * errors: "go is not installed" if there is no such program; else its output if it failed.
-pub fn run(command: &mut Command) -> Result<()> {
-    let program = command.get_program().to_string_lossy().into_owned();
-    let output = match command.stdin(Stdio::null()).output() {
-        Err(error) if error.kind() == ErrorKind::NotFound => bail!("{program} is not installed"),
-        output => output.with_context(|| program.clone())?,
-    };
-    if output.status.success() {
-        return Ok(());
-    }
-    let said = [output.stdout, output.stderr].concat();
-    let said = String::from_utf8_lossy(&said);
-    bail!("{program} ended with {}: {}", output.status, said.trim())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_missing_program_is_named() {
-        let missing = run(&mut Command::new("no-such-program")).unwrap_err();
-        assert_eq!(missing.to_string(), "no-such-program is not installed");
-        let failed = run(Command::new("sh").args(["-c", "echo why; exit 3"])).unwrap_err();
-        let failed = failed.to_string();
-        assert!(
-            failed.starts_with("sh ended with") && failed.ends_with("why"),
-            "{failed}"
-        );
-        assert!(run(Command::new("sh").args(["-c", "true"])).is_ok());
-    }
 
     #[tokio::test]
     async fn a_process_ends_with_its_owner_and_keeps_its_log() {

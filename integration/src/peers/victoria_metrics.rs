@@ -6,10 +6,11 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
-use super::spawned::{self, Words};
+use super::spawned::Words;
 use super::{Span, VICTORIA_METRICS};
 use crate::duckdb::cache;
 use crate::http::Http;
+use crate::servers;
 
 /// The module; `go install` refuses it from outside, so a scratch module requires it.
 const MODULE: &str = "github.com/VictoriaMetrics/VictoriaMetrics";
@@ -22,7 +23,7 @@ pub(super) fn install() -> Result<PathBuf> {
     if binary.exists() {
         return Ok(binary);
     }
-    spawned::run(Command::new("go").arg("version"))?;
+    servers::run(Command::new("go").arg("version"))?;
     eprintln!(
         "building VictoriaMetrics {VICTORIA_METRICS} from the Go module proxy into {}: about 3 minutes",
         folder.display()
@@ -32,7 +33,7 @@ pub(super) fn install() -> Result<PathBuf> {
     let text = format!("module peers\n\ngo 1.26\n\nrequire {MODULE} v{VICTORIA_METRICS}\n");
     fs::write(module.join("go.mod"), text)?;
     let part = folder.join("victoria-metrics.part");
-    spawned::run(
+    servers::run(
         Command::new("go")
             .current_dir(&module)
             .args(["build", "-mod=mod", "-trimpath", "-ldflags", "-s -w", "-o"])
