@@ -1,14 +1,16 @@
-//! A compute node of this process: engine, session with meta, queries and doors, put together in one
+//! `auxo compute`, and the compute node of any other process: engine, session with meta, queries and doors, put together in one
 //! way whether meta is in the same process or elsewhere.
 //!
 //! Stop goes the other way round, in two halves: [`Compute::finish`] while meta is still there,
 //! [`Compute::stop`] when nothing needs it any more.
 //!
-//! Never here: where meta is, or which log and store there are.
+//! Never here: which log and store there are.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
+use auxo_compute_node::forward::door::Door;
 use auxo_compute_node::forward::peers::Peers;
 use auxo_compute_node::node::{Node, NodeLimits, Parts};
 use auxo_compute_node::protocols::body::BodyLimits;
@@ -19,14 +21,18 @@ use auxo_compute_node::session::{Session, SessionConfig};
 use auxo_compute_node::verbs::EngineVerbs;
 use auxo_engine::{Engine, Ground, LocalTerms, Settings};
 use auxo_proto::clock::Clock;
+use auxo_proto::pb::node::forwarding_server::ForwardingServer;
 use auxo_proto::random::Random;
 use auxo_query::{Query, QueryConfig};
 use auxo_wal_adapters::local::LocalWal;
 use tokio::net::TcpListener;
+use tokio_stream::wrappers::TcpListenerStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tonic::transport::{Channel, Endpoint, Server};
 
 use crate::config::{Config, machine};
+use crate::exit;
 use crate::services::Services;
 use crate::standalone::data_dir::DataDir;
 
@@ -52,6 +58,85 @@ pub(crate) struct Compute {
     doors_stop: CancellationToken,
     doors: TaskTracker,
     local_wal: Option<Arc<LocalWal>>,
+}
+
+/// Time to reach another node, and how often a silent connection to one is probed.
+const REACH_TIME: Duration = Duration::from_secs(2);
+
+/// Runs a compute node of a cluster until `shutdown` is cancelled.
+pub(crate) async fn run(mut config: Config, shutdown: CancellationToken) -> Result<()> {
+    let (clock, random) = (Clock::system(), Random::from_system());
+    if config.meta.members.is_empty() {
+        return Err(exit::usage(
+            "meta.members: a compute node needs a meta node".to_owned(),
+        ));
+    }
+    let listeners = bind(&config).await?;
+    let (internal, address) = bind_internal(&config).await?;
+    let data_dir = DataDir::open(&config)?;
+    config.node = data_dir.node().to_owned();
+    let services = Services::open(&config, &random).await?;
+    let dial: Dial = Arc::new(dial);
+    let doors = Doors::dialled(&config.meta.members, Arc::clone(&dial))
+        .map_err(|member| exit::usage(format!("meta.members: {member:?} is no HOST:PORT")))?;
+    let network = Network {
+        doors,
+        dial,
+        internal: address.clone(),
+        listeners,
+    };
+    let compute = Compute::start(&config, &data_dir, services, network, (clock, random)).await?;
+    let stop = CancellationToken::new();
+    let served = Server::builder()
+        .http2_keepalive_interval(Some(REACH_TIME))
+        .http2_keepalive_timeout(Some(REACH_TIME))
+        .add_service(compute.forwarding(stop.clone()))
+        .serve_with_incoming_shutdown(
+            TcpListenerStream::new(internal),
+            stop.clone().cancelled_owned(),
+        );
+    compute.tasks.spawn(async move {
+        if let Err(error) = served.await {
+            tracing::error!(%error, "the internal listener ended");
+        }
+    });
+    compute.say(&config, "compute");
+    shutdown.cancelled().await;
+    let finished = compute.finish().await;
+    stop.cancel();
+    let ended = compute.stop().await.and(finished);
+    drop(data_dir);
+    ended
+}
+
+/// A channel to an internal listener; it connects when it is first used.
+fn dial(address: &str) -> Option<Channel> {
+    let endpoint = Endpoint::from_shared(format!("http://{address}")).ok()?;
+    let endpoint = endpoint
+        .connect_timeout(REACH_TIME)
+        .tcp_nodelay(true)
+        .http2_keep_alive_interval(REACH_TIME)
+        .keep_alive_timeout(REACH_TIME)
+        .keep_alive_while_idle(true);
+    Some(endpoint.connect_lazy())
+}
+
+/// The internal listener and the address by which others reach it.
+pub(crate) async fn bind_internal(config: &Config) -> Result<(TcpListener, String)> {
+    let [address] = config.listen.internal.as_slice() else {
+        return Err(exit::usage(
+            "listen.internal: one address is needed".to_owned(),
+        ));
+    };
+    if address.ip().is_unspecified() {
+        let detail =
+            format!("listen.internal: {address} tells other nodes nothing, name an interface");
+        return Err(exit::usage(detail));
+    }
+    let listener = TcpListener::bind(address).await;
+    let listener = listener.with_context(|| format!("listen.internal {address}"))?;
+    let address = listener.local_addr()?.to_string();
+    Ok((listener, address))
 }
 
 /// Binds first: a port in use is found before anything is touched.
@@ -158,6 +243,12 @@ impl Compute {
             doors,
             local_wal: services.local_wal,
         })
+    }
+
+    /// The service behind which other nodes' writes are applied; its streams end at `stop`.
+    fn forwarding(&self, stop: CancellationToken) -> ForwardingServer<Door> {
+        let catalog = self.node.catalogs();
+        Door::new(self.engine.clone(), catalog, self.tasks.clone(), stop).service()
     }
 
     /// Tells where it listens.

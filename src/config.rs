@@ -70,11 +70,15 @@ pub(crate) struct Listen {
 }
 
 /// `[meta]`
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct Meta {
     /// Meta nodes as `HOST:PORT`; none for a process that is its own.
     pub(crate) members: Vec<String>,
+    /// A real etcd as URLs, in place of the one that a meta node brings.
+    pub(crate) etcd: Vec<String>,
+    /// Shards of a new cluster.
+    pub(crate) shards: u32,
 }
 
 /// `[wal]`
@@ -223,6 +227,16 @@ impl Default for Listen {
         Self {
             public: loopback(7400),
             internal: loopback(7401),
+        }
+    }
+}
+
+impl Default for Meta {
+    fn default() -> Self {
+        Self {
+            members: Vec::new(),
+            etcd: Vec::new(),
+            shards: 2,
         }
     }
 }

@@ -45,6 +45,15 @@ pub(crate) struct NodeArgs {
     /// Failure domain of the node [key: zone]
     #[arg(long, value_name = "NAME")]
     zone: Option<String>,
+    /// Address for other nodes [key: listen.internal]
+    #[arg(long, value_name = "ADDRESS")]
+    internal: Option<String>,
+    /// Meta nodes as HOST:PORT, separated by commas [key: meta.members]
+    #[arg(long, value_name = "ADDRESS")]
+    meta: Option<String>,
+    /// A real etcd for a meta node, as URLs separated by commas [key: meta.etcd]
+    #[arg(long, value_name = "URL")]
+    etcd: Option<String>,
     /// The write-ahead log: local://DIR, memory:// [key: wal.url]
     #[arg(long, value_name = "URL")]
     wal: Option<String>,
@@ -62,6 +71,9 @@ impl NodeArgs {
         given([
             ("--data-dir", "data_dir", &self.data_dir),
             ("--listen", "listen.public", &self.listen),
+            ("--internal", "listen.internal", &self.internal),
+            ("--meta", "meta.members", &self.meta),
+            ("--etcd", "meta.etcd", &self.etcd),
             ("--node", "node", &self.node),
             ("--zone", "zone", &self.zone),
             ("--wal", "wal.url", &self.wal),

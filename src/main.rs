@@ -16,6 +16,7 @@ mod exit;
 mod flags;
 mod interrupt;
 mod logging;
+mod meta;
 mod output;
 mod report;
 mod services;
@@ -84,6 +85,10 @@ struct GlobalArgs {
 enum Command {
     /// Run everything in one process (also what happens without a command)
     Standalone(flags::NodeArgs),
+    /// Run a meta node of a cluster
+    Meta(flags::NodeArgs),
+    /// Run a compute node of a cluster
+    Compute(flags::NodeArgs),
     /// Run SQL: one statement, a file, or a shell
     Sql(sql::SqlArgs),
     /// Write line protocol from files or the standard input
@@ -103,7 +108,9 @@ impl Arguments {
     fn assignments(&self) -> anyhow::Result<Vec<flags::Assigned>> {
         let mut found = match &self.command {
             None | Some(Command::Config(_)) => Vec::new(),
-            Some(Command::Standalone(args)) => args.assignments(),
+            Some(Command::Standalone(args) | Command::Meta(args) | Command::Compute(args)) => {
+                args.assignments()
+            }
             Some(Command::Sql(args)) => args.connection.assignments(),
             Some(Command::Write(args)) => args.connection.assignments(),
             Some(Command::Bench(args)) => args.assignments(),
@@ -152,7 +159,10 @@ fn run(arguments: Arguments) -> anyhow::Result<Exit> {
         environment: environment.clone(),
         flags: arguments.assignments()?,
     })?;
-    let serves = matches!(arguments.command, None | Some(Command::Standalone(_)));
+    let serves = matches!(
+        arguments.command,
+        None | Some(Command::Standalone(_) | Command::Meta(_) | Command::Compute(_))
+    );
     // A client that works says nothing: it logs warnings only, unless told otherwise.
     if !serves && *loaded.origin("log.level") == Origin::Default {
         loaded.config.log.level = "warn".parse().map_err(anyhow::Error::msg)?;
@@ -176,18 +186,18 @@ async fn command(
     let global = &arguments.global;
     let client = || connection::client(&loaded.config.client, &environment);
     match arguments.command {
-        None | Some(Command::Standalone(_)) => {
-            let shutdown = CancellationToken::new();
-            if let Some(Command::Standalone(args)) = &arguments.command
-                && args.stop_with_stdin
-            {
-                interrupt::cancel_at_end_of_input(shutdown.clone())?;
-            }
-            let work = standalone::run(loaded.config.clone(), shutdown.clone());
-            match Interrupts::listen()?.guard(shutdown, work).await {
-                Some(ended) => ended.map(|()| Exit::Done),
-                None => Ok(Exit::Cancelled),
-            }
+        None => {
+            let args = flags::NodeArgs::default();
+            serve(&args, |stop| standalone::run(loaded.config.clone(), stop)).await
+        }
+        Some(Command::Standalone(args)) => {
+            serve(&args, |stop| standalone::run(loaded.config.clone(), stop)).await
+        }
+        Some(Command::Meta(args)) => {
+            serve(&args, |stop| meta::run(loaded.config.clone(), stop)).await
+        }
+        Some(Command::Compute(args)) => {
+            serve(&args, |stop| compute::run(loaded.config.clone(), stop)).await
         }
         Some(Command::Sql(args)) => {
             let said = sql::Saying {
@@ -201,6 +211,25 @@ async fn command(
         Some(Command::Admin(args)) => admin::run(&args, &client()?).await,
         Some(Command::Config(args)) => config::show::run(&args, &loaded),
         Some(Command::Version(args)) => version::run(&args, client).await,
+    }
+}
+
+/// Runs a node until it is told to stop.
+async fn serve<F>(
+    args: &flags::NodeArgs,
+    run: impl FnOnce(CancellationToken) -> F,
+) -> anyhow::Result<Exit>
+where
+    F: Future<Output = anyhow::Result<()>>,
+{
+    let shutdown = CancellationToken::new();
+    if args.stop_with_stdin {
+        interrupt::cancel_at_end_of_input(shutdown.clone())?;
+    }
+    let work = run(shutdown.clone());
+    match Interrupts::listen()?.guard(shutdown, work).await {
+        Some(ended) => ended.map(|()| Exit::Done),
+        None => Ok(Exit::Cancelled),
     }
 }
 

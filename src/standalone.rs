@@ -67,6 +67,8 @@ async fn start(
             cluster: config.cluster.clone(),
             name: config.node.clone(),
             build: env!("CARGO_PKG_VERSION").to_owned(),
+            shards: config.meta.shards,
+            wal_service: config.wal.url.service().to_owned(),
             ..MetaConfig::default()
         },
         etcd_client::Client::from_channel(etcd.channel(), None).await?,

@@ -207,6 +207,11 @@ impl Node {
         }
     }
 
+    /// The newest catalog, each time there is one.
+    pub fn catalogs(&self) -> watch::Receiver<Arc<Catalog>> {
+        self.0.catalog.clone()
+    }
+
     /// From now on the node is not ready and takes no new work.
     pub fn drain(&self) {
         self.0.draining.store(true, Ordering::Relaxed);

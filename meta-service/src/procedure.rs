@@ -75,6 +75,15 @@ pub enum Kind {
         /// A new shard is made only while there are fewer than this.
         fewer_than: u32,
     },
+    /// Gives a shard to another node because its leader does not beat any more.
+    Failover {
+        /// The shard.
+        shard: ShardId,
+        /// The leader that is offline.
+        from: NodeId,
+        /// The node that opens it.
+        node: NodeId,
+    },
     /// Closes a shard on a node.
     CloseShard {
         /// The shard.
@@ -108,6 +117,7 @@ impl Kind {
             Self::AlterTable { .. } => "alter_table",
             Self::DropDatabase { .. } => "drop_database",
             Self::OpenShard { .. } => "open_shard",
+            Self::Failover { .. } => "failover",
             Self::CloseShard { .. } => "close_shard",
         }
     }
@@ -298,6 +308,7 @@ pub fn begin(kind: &Kind, model: &Model, around: &Around) -> Result<Beginning, N
             Some(shard) => shard::open(*shard, *node, *role, model),
             None => shard::make(*node, service, *fewer_than, model, around),
         },
+        Kind::Failover { shard, from, node } => shard::fail_over(*shard, *from, *node, model),
         Kind::CloseShard { shard, node } => shard::close(*shard, *node, model),
     }?;
     for lock in &beginning.locks {
@@ -321,6 +332,9 @@ pub fn decide(record: &Procedure, progress: &Progress, model: &Model, around: &A
         Kind::DropDatabase { database } => database::go_on_drop(*database, record, model),
         Kind::OpenShard { node, role, .. } => {
             shard::go_on_open(*node, *role, record, progress, model)
+        }
+        Kind::Failover { node, .. } => {
+            shard::go_on_open(*node, Role::Leader, record, progress, model)
         }
         Kind::CloseShard { shard, node } => shard::go_on_close(*shard, *node, progress, model),
     }

@@ -1,7 +1,8 @@
 //! Looks each second, and at every Hello, for what the cluster lacks, and begins procedures.
 //!
-//! In this order, for each shard: first shards of a new cluster; a leader that restarted and has
-//! not been opened again. Deciding ([`repairs`]) is pure.
+//! In this order: first shards of a new cluster; for each shard a leader that restarted and has not
+//! been opened again, or one that is offline, whose shard goes to the node that leads fewest. Deciding
+//! ([`repairs`]) is pure.
 //!
 //! Never here: how a procedure goes on.
 
@@ -76,6 +77,18 @@ pub fn repairs(model: &Model, view: &View, wishes: &Wishes) -> Vec<Kind> {
         }
         let Some(leader) = shard.leader else { continue };
         let Some((_, seen)) = view.online().find(|(node, _)| *node == leader) else {
+            let offline = model.liveness.get(&leader);
+            let offline = offline.is_some_and(|known| known.verdict == Verdict::Offline);
+            if let Some((node, count)) = led.iter_mut().min_by_key(|(_, count)| **count)
+                && offline
+            {
+                *count += 1;
+                kinds.push(Kind::Failover {
+                    shard: *id,
+                    from: leader,
+                    node: *node,
+                });
+            }
             continue;
         };
         if !leads(seen.shards.get(id), shard.epoch.0) {
@@ -106,6 +119,7 @@ enum Repair {
     /// The shard that makes it so many.
     First(u32),
     Reopen(ShardId),
+    Failover(ShardId),
 }
 
 /// Judges and repairs until the reign is over.
@@ -157,13 +171,13 @@ async fn repair(lead: &Lead, wishes: &Wishes, resting: &mut BTreeMap<Repair, (In
         .sessions
         .view(|view, _| lead.reign.mirror.read(|model| repairs(model, view, wishes)));
     for kind in kinds {
-        let Kind::OpenShard {
-            shard, fewer_than, ..
-        } = &kind
-        else {
-            continue;
+        let repair = match &kind {
+            Kind::OpenShard {
+                shard, fewer_than, ..
+            } => shard.map_or(Repair::First(*fewer_than), Repair::Reopen),
+            Kind::Failover { shard, .. } => Repair::Failover(*shard),
+            _ => continue,
         };
-        let repair = shard.map_or(Repair::First(*fewer_than), Repair::Reopen);
         let (until, pause) = resting
             .get(&repair)
             .copied()

@@ -30,6 +30,13 @@ impl WalUrl {
     }
 }
 
+impl WalUrl {
+    /// Name of the log service: the URL's scheme.
+    pub(crate) fn service(&self) -> &str {
+        self.0.split("://").next().unwrap_or_default()
+    }
+}
+
 impl StoreUrl {
     /// The URL as it was written, or as it follows from `data_dir`.
     pub(crate) fn as_str(&self) -> &str {

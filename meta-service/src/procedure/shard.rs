@@ -4,6 +4,8 @@
 //! open   replica {replica Opening; a new shard Preparing, its epoch and log} ⟶ open
 //!        → commit {Serving; a new shard Live; topology + 1}
 //!        a new shard: undo {replica off} ⟶ close → commit {shard off}
+//! failover
+//!        replica {epoch + 1; leader and replica on the other node} ⟶ open → commit {as above}
 //! close  retire {replica Closing, topology + 1} ⟶ 2 s for routes to move, close
 //!        → commit {replica off}
 //! ```
@@ -24,7 +26,7 @@ use crate::model::Model;
 use crate::model::change::Change;
 use crate::model::values::{
     Done, Epoch, Incarnation, Outcome, Procedure, ProcedureState, Replica, ReplicaState, Role,
-    Shard, ShardLife, Unknown, WalRegion,
+    Shard, ShardLife, Unknown, Verdict, WalRegion,
 };
 
 /// Time for routes to move away before a replica is closed.
@@ -103,6 +105,43 @@ pub(super) fn open(
     let mut change = Change::new();
     change
         .rests_on(Key::Node(node))
+        .put(Key::Shard(shard), &value);
+    Ok(beginning(change, Step::Replica, shard))
+}
+
+/// Takes a shard from a leader that is offline. Nothing waits for that one: if it goes on, the claim
+/// of the next epoch fences it.
+pub(super) fn fail_over(
+    shard: ShardId,
+    from: NodeId,
+    node: NodeId,
+    model: &Model,
+) -> Result<Beginning, NotYet> {
+    let Some(mut value) = model.shards.get(&shard).cloned() else {
+        return Err(no_shard(shard));
+    };
+    if !model.nodes.contains_key(&node) {
+        return Err(no_node(node));
+    }
+    let offline = model
+        .liveness
+        .get(&from)
+        .is_some_and(|known| known.verdict == Verdict::Offline);
+    if value.leader != Some(from) || !offline {
+        return Err(NotYet::Satisfied(Done::default()));
+    }
+    value.epoch = value.epoch.next(model.restored());
+    value.leader = Some(node);
+    value.replicas.retain(|replica| replica.node != from);
+    value.set_replica(Replica {
+        node,
+        role: Role::Leader,
+        state: ReplicaState::Opening,
+    });
+    let mut change = Change::new();
+    change
+        .rests_on(Key::Node(node))
+        .rests_on(Key::Liveness(from))
         .put(Key::Shard(shard), &value);
     Ok(beginning(change, Step::Replica, shard))
 }

@@ -5,7 +5,7 @@ use auxo_proto::pb::meta::ShardState;
 use super::*;
 use crate::model::tests::first_start;
 use crate::model::values::{
-    Epoch, Incarnation, Node, Replica, ReplicaState, Shard, Unknown, WalRegion,
+    Epoch, Incarnation, Liveness, Node, Replica, ReplicaState, Shard, Unknown, WalRegion,
 };
 
 fn wishes() -> Wishes {
@@ -83,6 +83,7 @@ fn shown(kinds: &[Kind]) -> Vec<String> {
         Kind::OpenShard {
             node, fewer_than, ..
         } => format!("new {fewer_than} on {node}"),
+        Kind::Failover { shard, from, node } => format!("{shard} from {from} to {node}"),
         other => panic!("{other:?}"),
     };
     kinds.iter().map(show).collect()
@@ -127,6 +128,29 @@ fn a_leader_that_does_not_serve_is_told_to_open_unless_an_operator_is_waited_for
     assert!(repaired(vec![serving.clone(), parked]).is_empty());
     let fine = state(1, 3, ShardPhase::Serving);
     assert!(repaired(vec![serving, fine]).is_empty());
+}
+
+#[test]
+fn a_shard_of_a_leader_that_is_offline_goes_to_the_node_that_leads_fewest() {
+    let model = with_nodes(&[1, 2, 3]);
+    let model = with_shard(&with_shard(&with_shard(&model, 1, 1), 2, 1), 3, 2);
+    let serving = vec![state(3, 3, ShardPhase::Serving)];
+    let view = said_hello(&[(2, serving), (3, vec![])]);
+    let silent = repairs(&model, &view, &wishes());
+    assert_eq!(silent, [], "silence alone is no verdict");
+    let verdict = Liveness {
+        verdict: Verdict::Offline,
+        boot: "boot".to_owned(),
+        since_ms: 0,
+        unknown: Unknown::default(),
+    };
+    let mut change = Change::new();
+    change.put(Key::Liveness(NodeId(1)), &verdict);
+    let model = change.applied_to(&model);
+    assert_eq!(
+        shown(&repairs(&model, &view, &wishes())),
+        ["1 from 1 to 3", "2 from 1 to 2"]
+    );
 }
 
 #[test]
