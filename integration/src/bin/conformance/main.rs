@@ -132,6 +132,11 @@ async fn main() -> Result<ExitCode> {
         for nodes in nodes {
             let kafka = KafkaAdapter::start(nodes, child.clone()).await?;
             let wanted = |case: &Case| nodes == 1 || COPIES.contains(&case.number);
+            if nodes == 1 {
+                // The name of the case promises more, and each region here is a topic.
+                let idle = scale.idle_regions;
+                println!("{}: case 29 with {idle} idle regions", kafka.name());
+            }
             let (summary, failed) = run(&kafka, &scale, &arguments, wanted).await;
             summaries.push(summary);
             failures += failed;
