@@ -24,7 +24,6 @@ use auxo_proto::clock::Clock;
 use auxo_proto::pb::node::forwarding_server::ForwardingServer;
 use auxo_proto::random::Random;
 use auxo_query::{Query, QueryConfig};
-use auxo_wal_adapters::local::LocalWal;
 use tokio::net::TcpListener;
 use tokio_stream::wrappers::TcpListenerStream;
 use tokio_util::sync::CancellationToken;
@@ -33,7 +32,7 @@ use tonic::transport::{Channel, Endpoint, Server};
 
 use crate::config::{Config, machine};
 use crate::exit;
-use crate::services::Services;
+use crate::services::{Closing, Services};
 use crate::standalone::data_dir::DataDir;
 
 /// How a compute node reaches the others, and they it.
@@ -57,7 +56,7 @@ pub(crate) struct Compute {
     stop: CancellationToken,
     doors_stop: CancellationToken,
     doors: TaskTracker,
-    local_wal: Option<Arc<LocalWal>>,
+    closing: Closing,
 }
 
 /// Time to reach another node, and how often a silent connection to one is probed.
@@ -241,7 +240,7 @@ impl Compute {
             stop,
             doors_stop,
             doors,
-            local_wal: services.local_wal,
+            closing: services.closing,
         })
     }
 
@@ -276,9 +275,7 @@ impl Compute {
         self.stop.cancel();
         self.tasks.close();
         self.tasks.wait().await;
-        if let Some(wal) = &self.local_wal {
-            wal.close().await?;
-        }
+        self.closing.close().await?;
         tracing::info!("stopped");
         Ok(())
     }

@@ -87,6 +87,8 @@ pub(crate) struct Meta {
 pub(crate) struct Wal {
     /// The log service; `wal` below `data_dir` unless set.
     pub(crate) url: WalUrl,
+    /// Accept a log service that loses rows when one of its machines is lost; for tests.
+    pub(crate) allow_weak: bool,
 }
 
 /// `[store]`
@@ -245,6 +247,7 @@ impl Default for Wal {
     fn default() -> Self {
         Self {
             url: WalUrl::derived(),
+            allow_weak: false,
         }
     }
 }

@@ -12,6 +12,7 @@ use auxo_proto::random::Random;
 use auxo_sst::local_store::LocalStore;
 use auxo_sst::store_check;
 use auxo_wal_adapters::Wal;
+use auxo_wal_adapters::kafka::{KafkaSettings, KafkaWal};
 use auxo_wal_adapters::local::{Disk, LocalSettings, LocalWal};
 use auxo_wal_adapters::memory::{MemorySettings, MemoryWal};
 use object_store::ObjectStore;
@@ -27,8 +28,8 @@ const START_TIME: Duration = Duration::from_secs(30);
 pub(crate) struct Services {
     /// Where writes go first.
     pub(crate) wal: Arc<dyn Wal>,
-    /// The same log, if it is this process's own and has to be closed.
-    pub(crate) local_wal: Option<Arc<LocalWal>>,
+    /// The same log, to be closed.
+    pub(crate) closing: Closing,
     /// Where files go, rooted at the cluster's prefix.
     pub(crate) store: Arc<dyn ObjectStore>,
 }
@@ -38,15 +39,37 @@ impl Services {
     ///
     /// * errors: name the key of the configuration and its URL.
     pub(crate) async fn open(config: &Config, random: &Random) -> Result<Self> {
-        let (wal, local_wal) = wal(config).await?;
+        let (wal, closing) = wal(config, random).await?;
         let durability = wal.check().await;
         let durability = durability.with_context(|| format!("wal.url {}", config.wal.url))?;
         tracing::info!(url = %config.wal.url, ?durability, "write-ahead log");
         Ok(Self {
             wal,
-            local_wal,
+            closing,
             store: store(config, random).await?,
         })
+    }
+}
+
+/// A log that has something to give back when nothing writes to it any more.
+pub(crate) enum Closing {
+    /// It ends with the process.
+    Memory,
+    /// Its files are let go.
+    Local(Arc<LocalWal>),
+    /// Its clients are ended.
+    Kafka(Arc<KafkaWal>),
+}
+
+impl Closing {
+    /// Closes the log.
+    pub(crate) async fn close(self) -> Result<()> {
+        match self {
+            Self::Memory => {}
+            Self::Local(wal) => wal.close().await?,
+            Self::Kafka(wal) => wal.close().await?,
+        }
+        Ok(())
     }
 }
 
@@ -56,17 +79,30 @@ fn folder(url: &str) -> Option<PathBuf> {
         .map(|path| Path::new(path).to_owned())
 }
 
-async fn wal(config: &Config) -> Result<(Arc<dyn Wal>, Option<Arc<LocalWal>>)> {
+async fn wal(config: &Config, random: &Random) -> Result<(Arc<dyn Wal>, Closing)> {
     let url = config.wal.url.as_str();
-    let Some(folder) = folder(url) else {
-        if url == "memory://" {
-            return Ok((Arc::new(MemoryWal::new(MemorySettings::default())), None));
-        }
-        bail!("wal.url {url}: this version has local://DIR or memory://");
-    };
-    let opened = LocalWal::open(&folder, LocalSettings::default(), Disk::real()).await;
-    let local = Arc::new(opened.with_context(|| format!("wal.url {url}"))?);
-    Ok((Arc::clone(&local) as Arc<dyn Wal>, Some(local)))
+    let named = || format!("wal.url {url}");
+    if let Some(folder) = folder(url) {
+        let opened = LocalWal::open(&folder, LocalSettings::default(), Disk::real()).await;
+        let wal = Arc::new(opened.with_context(named)?);
+        return Ok((Arc::clone(&wal) as Arc<dyn Wal>, Closing::Local(wal)));
+    }
+    if let Some(brokers) = url.strip_prefix("kafka://") {
+        let settings = KafkaSettings {
+            bootstrap: brokers.trim_end_matches('/').to_owned(),
+            cluster: config.cluster.clone(),
+            allow_weak: config.wal.allow_weak,
+            ..KafkaSettings::default()
+        };
+        let opened = KafkaWal::open(settings, random.clone()).await;
+        let wal = Arc::new(opened.with_context(named)?);
+        return Ok((Arc::clone(&wal) as Arc<dyn Wal>, Closing::Kafka(wal)));
+    }
+    if url == "memory://" {
+        let wal = MemoryWal::new(MemorySettings::default());
+        return Ok((Arc::new(wal), Closing::Memory));
+    }
+    bail!("wal.url {url}: this version has kafka://BROKERS, local://DIR or memory://")
 }
 
 async fn store(config: &Config, random: &Random) -> Result<Arc<dyn ObjectStore>> {
