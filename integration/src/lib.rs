@@ -3,7 +3,7 @@
 //! promised.
 //!
 //! Rooms: [`binary`] (builds or finds `auxo`), [`standalone`] (one node as a child process),
-//! [`http`] (what the programs ask of it), [`servers`] (real servers that tests run on),
+//! [`cluster`] (several on a real log), [`http`] (what the programs ask of it), [`servers`] (real servers that tests run on),
 //! [`power_loss`] (disks as a loss of power leaves them), [`wait`] (conditions with a deadline),
 //! [`disk`] (where temporary directories go); [`queries`] (the benchmark's fifteen), [`duckdb`] (the
 //! oracle for them), [`compare`] (answers row by row), [`zero_line`] (plain DataFusion on our files),
@@ -12,6 +12,7 @@
 //! Never here: a mock of a server that can run, a sleep that hopes, a process found by name.
 
 pub mod binary;
+pub mod cluster;
 pub mod compare;
 pub mod disk;
 pub mod duckdb;

@@ -14,6 +14,28 @@ use rustix::process::{Pid, Signal, kill_process};
 use crate::http::Http;
 use crate::wait;
 
+/// What a process is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Role {
+    /// Everything in one.
+    #[default]
+    Standalone,
+    /// A meta node.
+    Meta,
+    /// A compute node.
+    Compute,
+}
+
+impl Role {
+    fn subcommand(self) -> &'static str {
+        match self {
+            Self::Standalone => "standalone",
+            Self::Meta => "meta",
+            Self::Compute => "compute",
+        }
+    }
+}
+
 /// How a node is started.
 #[derive(Clone, Debug)]
 pub struct Setup {
@@ -25,6 +47,10 @@ pub struct Setup {
     pub config: String,
     /// Port of its public listener; a free one unless set.
     pub port: Option<u16>,
+    /// What it is.
+    pub role: Role,
+    /// Port of its internal listener, where it has one.
+    pub internal: Option<u16>,
 }
 
 /// A running node.
@@ -49,6 +75,8 @@ impl Setup {
             folder: folder.to_owned(),
             config: String::new(),
             port: None,
+            role: Role::default(),
+            internal: None,
         }
     }
 
@@ -75,10 +103,13 @@ impl Setup {
         writeln!(file, "data_dir = {:?}", data.display().to_string())?;
         writeln!(file, "{}", self.config)?;
         writeln!(file, "[listen]\npublic = [\"127.0.0.1:{port}\"]")?;
+        if let Some(internal) = self.internal {
+            writeln!(file, "internal = [\"127.0.0.1:{internal}\"]")?;
+        }
         let log = self.folder.join("auxo.log");
         let stderr = File::options().create(true).append(true).open(&log)?;
         let child = Command::new(&self.binary)
-            .args(["standalone", "--stop-with-stdin", "--config"])
+            .args([self.role.subcommand(), "--stop-with-stdin", "--config"])
             .arg(&config)
             .current_dir(&self.folder)
             .stdin(Stdio::piped())

@@ -1,0 +1,62 @@
+//! Real processes on a real log: any node takes a write, and a leader that dies is replaced.
+
+#![allow(clippy::unwrap_used, reason = "every line of it is a test")]
+
+use std::time::Duration;
+
+use integration::cluster::Cluster;
+use integration::{binary, disk, wait};
+use serde_json::json;
+
+/// Rows of one write.
+const ROWS: i64 = 50;
+
+#[tokio::test]
+async fn what_was_acked_outlives_the_leader_that_acked_it() {
+    let folder = disk::folder("cluster").unwrap();
+    let binary = binary::beside().unwrap();
+    let mut cluster = Cluster::start(&binary, folder.path(), 2).await.unwrap();
+    let lines = |from: i64| -> String {
+        let line = |n: i64| format!("cpu,host=h{} n={n}i {n}\n", n % 5);
+        (from..from + ROWS).map(line).collect()
+    };
+    let mut acked = 0;
+    for round in 0..6 {
+        let node = &cluster.nodes[round % 2];
+        let answer = node.http.write("main", lines(acked)).await.unwrap();
+        assert_eq!(answer.status, 204, "node {}: {}", round % 2, answer.body);
+        acked += ROWS;
+    }
+    let mut dead = cluster.leader(1, 0).await.unwrap();
+    for shard in 1..=2 {
+        assert_eq!(
+            cluster.leader(shard, 1).await.unwrap(),
+            dead,
+            "shard {shard}"
+        );
+    }
+    for _ in 0..2 {
+        cluster.nodes[dead].kill().unwrap();
+        let alive = 1 - dead;
+        let next = lines(acked);
+        wait::until("the other node leads", Duration::from_secs(60), || async {
+            let answer = cluster.nodes[alive]
+                .http
+                .write("main", next.clone())
+                .await?;
+            match (answer.status, answer.retry_after_s) {
+                (204, _) => Ok(()),
+                (503, Some(1..)) => anyhow::bail!("not yet"),
+                other => panic!("{other:?} {}", answer.body),
+            }
+        })
+        .await
+        .unwrap();
+        acked += ROWS;
+        let http = &cluster.nodes[alive].http;
+        let rows = http.sql("SELECT count(*), max(n) FROM cpu").await.unwrap();
+        assert_eq!(rows, [[json!(acked), json!(acked - 1)]]);
+        cluster.nodes[dead] = cluster.setups[dead].start().await.unwrap();
+        dead = alive;
+    }
+}
