@@ -32,6 +32,7 @@ use auxo_wal_adapters::{RegionId, Wal};
 use futures::StreamExt;
 use object_store::memory::InMemory;
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::transport::Server;
@@ -305,7 +306,12 @@ async fn a_connection_that_breaks_before_the_answer_leaves_the_outcome_open() {
     let write = two.write(5, None);
     let cut = async {
         // The leader has it once it holds memory for it.
+        let deadline = Instant::now() + Duration::from_secs(10);
         while two.leader.budget().requests() == 0 {
+            assert!(
+                Instant::now() < deadline,
+                "the write never reached the leader"
+            );
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
         two.cut.cancel();

@@ -144,6 +144,13 @@ impl MemoryWal {
         self.change(region, |log| log.inject(fault))
     }
 
+    /// Appends that wait for a stall to end.
+    pub fn queued(&self, region: RegionId) -> Result<usize, WalError> {
+        let shelf = self.0.find(region)?;
+        let queued = shelf.log.lock().queued();
+        Ok(queued)
+    }
+
     /// While stalled, appends queue up to the bounds and land only when the stall ends.
     pub fn stall(&self, region: RegionId, stalled: bool) -> Result<(), WalError> {
         self.change(region, |log| log.stall(stalled))

@@ -51,7 +51,7 @@ pub use leader::Ended;
 pub use local_state::LocalTerms;
 pub use open::{OpenError, OpenLeader};
 pub use outcome::{Busy, WriteError, Written};
-pub use shard::{Shard, ShardStatus};
+pub use shard::{Shard, ShardStatus, encode};
 
 /// When a shard flushes and what it may hold.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -349,7 +349,9 @@ impl Shard {
 }
 
 /// Encodes a batch that one record can hold.
-fn encode(batch: &Batch) -> Result<EncodedBatch, WriteError> {
+///
+/// * errors: `TooLarge`, or `Refused` for a batch that breaks its shape; certain, both.
+pub fn encode(batch: &Batch) -> Result<EncodedBatch, WriteError> {
     let encoded = payload::encode_batch(batch).map_err(|error| match error {
         EncodeError::TooLarge { .. } | EncodeError::TooDeep => {
             WriteError::TooLarge(error.to_string())

@@ -25,10 +25,10 @@ use auxo_proto::schema::{
 use datafusion::common::TableReference;
 use datafusion::sql::sqlparser::tokenizer::Token;
 
+use crate::cursor::Cursor;
 use crate::duration;
 use crate::failure::did_you_mean;
 use crate::names::Names;
-use crate::tokens::Cursor;
 
 /// Tablets a table may be made with.
 const PARTITIONS_MAX: u32 = 1_024;

@@ -9,6 +9,7 @@
 //! [`source::Snapshots`]; what a statement changes is handed back as a value for others to do.
 
 mod columns;
+mod cursor;
 mod ddl;
 mod delete;
 mod duration;

@@ -17,10 +17,10 @@ use datafusion::datasource::provider_as_source;
 use datafusion::error::DataFusionError;
 use datafusion::logical_expr::{LogicalPlan, LogicalPlanBuilder, col, lit};
 
+use crate::cursor::Cursor;
 use crate::failure::quoted_if_needed;
 use crate::information_schema::{databases, memory, semantic, tables_of, texts};
 use crate::names::Names;
-use crate::tokens::Cursor;
 
 /// Plans a statement that begins with SHOW, DESCRIBE or DESC.
 pub(crate) fn plan(cursor: &mut Cursor<'_>, names: &Names<'_>) -> Result<LogicalPlan, Failure> {

@@ -30,6 +30,7 @@ use datafusion::sql::sqlparser::ast;
 use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::tokenizer::TokenWithSpan;
 
+use crate::cursor::Cursor;
 use crate::delete::{self, Delete};
 use crate::failure;
 use crate::insert::Insert;
@@ -37,7 +38,7 @@ use crate::names::Names;
 use crate::params::Params;
 use crate::run::QueryPlan;
 use crate::session::Query;
-use crate::tokens::{self, Cursor, Words};
+use crate::tokens::{self, Words};
 use crate::{ddl, functions, literals, semantics, show, values};
 
 /// A statement that was understood.

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use auxo_engine::payload::{self, Batch, EncodedBatch};
+use auxo_engine::payload::{self, Batch};
 use auxo_engine::{WriteError, Written};
 use auxo_proto::error::{ErrorCode, Failure, Outcome};
 use auxo_proto::ids::{Seq, ShardId};
@@ -78,7 +78,8 @@ impl Peers {
         shard: ShardId,
         batch: &Batch,
     ) -> Result<Written, Failure> {
-        let payload = encode(batch)?;
+        let encoded = auxo_engine::encode(batch).map_err(write::failure)?;
+        let (payload, _) = payload::join([&encoded], usize::MAX);
         let (reply, answer) = oneshot::channel();
         let waiting = Waiting {
             shard,
@@ -116,6 +117,7 @@ impl Peers {
         queue
             .try_send(waiting)
             .unwrap_or_else(|_| unreachable!("a new queue has room"));
+        queues.retain(|_, queue| !queue.is_closed());
         queues.insert(address.to_owned(), queue);
         let stream = Stream {
             address: address.to_owned(),
@@ -132,20 +134,6 @@ impl Peers {
             }
         });
         Ok(())
-    }
-}
-
-/// A batch as the payload that the leader's log would hold.
-fn encode(batch: &Batch) -> Result<Bytes, Failure> {
-    let encoded: EncodedBatch = payload::encode_batch(batch)
-        .map_err(|error| write::failure(WriteError::TooLarge(error.to_string())))?;
-    let (payload, _) = payload::join([&encoded], usize::MAX);
-    match payload.len() > auxo_wal_adapters::frame::PAYLOAD_BYTES_MAX {
-        true => {
-            let detail = format!("batch is {} bytes encoded", payload.len());
-            Err(write::failure(WriteError::TooLarge(detail)))
-        }
-        false => Ok(payload),
     }
 }
 

@@ -183,6 +183,10 @@ impl Log {
         self.faults.push_back(fault);
     }
 
+    pub(super) fn queued(&self) -> usize {
+        self.queue.len()
+    }
+
     pub(super) fn stall(&mut self, stalled: bool) {
         self.stalled = stalled;
         if !stalled {

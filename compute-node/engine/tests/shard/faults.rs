@@ -124,19 +124,20 @@ async fn frames_in_flight_together_are_each_answered_truly() {
                 services.wal.inject(REGION, fault).unwrap();
             }
             let mut told = Told::default();
+            let wait = |frames: usize| {
+                let queued = || services.wal.queued(REGION).unwrap();
+                until("frames wait in the log", move || queued() >= frames)
+            };
+            let behind = async |number: i64, frames: usize| {
+                wait(frames).await;
+                write(&shard, number, None).await
+            };
             let landing = async {
-                tokio::time::sleep(Duration::from_millis(15)).await;
+                wait(3).await;
                 services.wal.stall(REGION, false).unwrap();
             };
-            let later = |number: i64, ms: u64| {
-                let shard = &shard;
-                async move {
-                    tokio::time::sleep(Duration::from_millis(ms)).await;
-                    write(shard, number, None).await
-                }
-            };
             let (one, two, three, ()) =
-                tokio::join!(later(1, 0), later(2, 4), later(3, 8), landing);
+                tokio::join!(behind(1, 0), behind(2, 1), behind(3, 2), landing);
             for (number, answer) in [(1, one), (2, two), (3, three)] {
                 let answer = Answer::of(&answer);
                 assert_ne!(answer, Answer::Unknown, "{case}: {number} can be known");

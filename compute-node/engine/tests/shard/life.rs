@@ -2,9 +2,8 @@
 //! whatever happens to leaders.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
-use crate::ground::{HOUR, Row, SHARD, Services, TABLET, batch, row, sorted};
+use crate::ground::{HOUR, Row, SHARD, Services, TABLET, batch, row, sorted, until};
 use auxo_engine::payload::{Batch, Entry};
 use auxo_engine::{OpenError, WriteError};
 use auxo_proto::ids::{BatchId, TenantId};
@@ -260,16 +259,8 @@ async fn many_small_writes_become_runs_and_stay_right() {
         .map(|((h, t), (a, b))| (h, t, a, b))
         .collect();
     assert_eq!(node.read().await, sorted(expected.clone()));
-    let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
     let pieces = || node.engine.tablet(SHARD, TABLET).unwrap().sources().1;
-    while pieces() > 60 {
-        assert!(
-            tokio::time::Instant::now() < deadline,
-            "{} pieces stay",
-            pieces()
-        );
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    until("runs are made of the pieces", || pieces() <= 60).await;
     assert_eq!(node.read().await, sorted(expected), "after runs were made");
     node.stop.cancel();
 }

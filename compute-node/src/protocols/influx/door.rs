@@ -18,6 +18,7 @@ use auxo_proto::error::{ErrorCode, Failure, Outcome};
 use auxo_proto::ids::BatchId;
 use auxo_proto::schema::MergeMode;
 use axum::body::Body;
+use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -38,13 +39,14 @@ type Arguments = Query<HashMap<String, String>>;
 /// `POST /write?db&rp&precision`.
 pub async fn v1(
     State(node): State<Node>,
-    arguments: Result<Arguments, axum::extract::rejection::QueryRejection>,
+    arguments: Result<Arguments, QueryRejection>,
     headers: HeaderMap,
     body: Body,
 ) -> Response {
-    let arguments = arguments
-        .map(|Query(arguments)| arguments)
-        .unwrap_or_default();
+    let arguments = match understood(arguments) {
+        Ok(arguments) => arguments,
+        Err(failure) => return response(reply::failure(Api::V1, &failure)),
+    };
     let db = arguments.get("db").filter(|db| !db.is_empty());
     let database = match arguments.get("rp").map(String::as_str) {
         None | Some("" | "autogen" | "default") => db.cloned(),
@@ -56,18 +58,30 @@ pub async fn v1(
 /// `POST /api/v2/write?org&bucket&precision`.
 pub async fn v2(
     State(node): State<Node>,
-    arguments: Result<Arguments, axum::extract::rejection::QueryRejection>,
+    arguments: Result<Arguments, QueryRejection>,
     headers: HeaderMap,
     body: Body,
 ) -> Response {
-    let arguments = arguments
-        .map(|Query(arguments)| arguments)
-        .unwrap_or_default();
+    let arguments = match understood(arguments) {
+        Ok(arguments) => arguments,
+        Err(failure) => return response(reply::failure(Api::V2, &failure)),
+    };
     let bucket = arguments
         .get("bucket")
         .filter(|bucket| !bucket.is_empty())
         .cloned();
     answer(&node, Api::V2, bucket, &arguments, &headers, body).await
+}
+
+/// The arguments of the URL; what cannot be read must not look as if it were not there.
+fn understood(
+    arguments: Result<Arguments, QueryRejection>,
+) -> Result<HashMap<String, String>, Failure> {
+    let refused = |error: QueryRejection| {
+        let detail = format!("arguments: {error}");
+        Failure::new(ErrorCode::BadRequest, detail).outcome(Outcome::Rejected)
+    };
+    arguments.map(|Query(arguments)| arguments).map_err(refused)
 }
 
 async fn answer(
