@@ -5,7 +5,12 @@
 use std::error::Error;
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let files = ["session.proto", "meta.proto", "forwarding.proto"];
+    let files = [
+        "session.proto",
+        "meta.proto",
+        "forwarding.proto",
+        "reading.proto",
+    ];
     for file in files {
         println!("cargo:rerun-if-changed=proto/{file}");
     }

@@ -10,11 +10,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use auxo_compute_node::channels::Channels;
 use auxo_compute_node::forward::door::Door;
 use auxo_compute_node::forward::peers::Peers;
 use auxo_compute_node::node::{Node, NodeLimits, Parts};
 use auxo_compute_node::protocols::body::BodyLimits;
 use auxo_compute_node::protocols::{influx, listen, router};
+use auxo_compute_node::reading;
 use auxo_compute_node::session::client::MetaClient;
 use auxo_compute_node::session::doors::{Dial, Doors};
 use auxo_compute_node::session::{Session, SessionConfig};
@@ -84,11 +86,21 @@ pub(crate) async fn run(mut config: Config, shutdown: CancellationToken) -> Resu
         internal: address.clone(),
         listeners,
     };
-    let compute = Compute::start(&config, &data_dir, services, network, (clock, random)).await?;
+    let compute = Compute::start(
+        &config,
+        &data_dir,
+        services,
+        network,
+        (clock, random.clone()),
+    )
+    .await?;
     let stop = CancellationToken::new();
+    let reading = compute.reading(random.clone(), stop.clone());
     let served = Server::builder()
         .http2_keepalive_interval(Some(REACH_TIME))
         .http2_keepalive_timeout(Some(REACH_TIME))
+        .add_service(reading.holds())
+        .add_service(reading.parts())
         .add_service(compute.forwarding(stop.clone()))
         .serve_with_incoming_shutdown(
             TcpListenerStream::new(internal),
@@ -217,9 +229,10 @@ impl Compute {
             name: config.node.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             engine: engine.clone(),
-            query: Query::new(&query, clock.clone())?,
+            query: Arc::new(Query::new(&query, clock.clone())?),
             session,
             meta: MetaClient::new(network.doors, clock.clone(), random.clone()),
+            channels: Channels::new(Arc::clone(&network.dial)),
             peers: Peers::new(network.dial, tasks.clone(), stop.clone()),
             clock,
             random,
@@ -248,6 +261,13 @@ impl Compute {
     fn forwarding(&self, stop: CancellationToken) -> ForwardingServer<Door> {
         let catalog = self.node.catalogs();
         Door::new(self.engine.clone(), catalog, self.tasks.clone(), stop).service()
+    }
+
+    /// The services behind which other nodes read; what they hold ends at `stop`.
+    fn reading(&self, random: Random, stop: CancellationToken) -> reading::door::Door {
+        let (engine, query) = (self.engine.clone(), Arc::clone(self.node.query()));
+        let catalog = self.node.catalogs();
+        reading::door::Door::new(engine, query, catalog, random, self.tasks.clone(), stop)
     }
 
     /// Tells where it listens.

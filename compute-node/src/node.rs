@@ -19,10 +19,12 @@ use tokio::sync::{Semaphore, watch};
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
+use crate::channels::Channels;
 use crate::forward::peers::Peers;
 use crate::metrics::Counters;
 use crate::protocols::body::BodyLimits;
 use crate::protocols::influx;
+use crate::reading::places::Places;
 use crate::running::Running;
 use crate::session::Session;
 use crate::session::client::{Changed, MetaClient};
@@ -65,13 +67,15 @@ pub struct Parts {
     /// The shards.
     pub engine: Engine,
     /// Statements.
-    pub query: Query,
+    pub query: Arc<Query>,
     /// The session with meta.
     pub session: Session,
     /// Changes of the model.
     pub meta: MetaClient,
     /// Streams to the other nodes.
     pub peers: Peers,
+    /// Channels to the other nodes.
+    pub channels: Channels,
     /// Wall time.
     pub clock: Clock,
     /// Dice.
@@ -90,6 +94,7 @@ struct Inner {
     parts: Parts,
     catalog: watch::Receiver<Arc<Catalog>>,
     writer: Writer,
+    places: Places,
     parsers: influx::pool::Pool,
     running: Running,
     counters: Counters,
@@ -115,6 +120,12 @@ impl Node {
                     node: parts.session.node(),
                 },
             ),
+            places: Places {
+                engine: parts.engine.clone(),
+                catalog: parts.session.catalog(),
+                node: parts.session.node(),
+                channels: parts.channels.clone(),
+            },
             parsers: influx::pool::Pool::new(limits.lines, parts.random.clone()),
             running: Running::default(),
             counters: Counters::default(),
@@ -142,13 +153,18 @@ impl Node {
     }
 
     /// Statements.
-    pub fn query(&self) -> &Query {
+    pub fn query(&self) -> &Arc<Query> {
         &self.0.parts.query
     }
 
     /// Writes.
     pub fn writer(&self) -> &Writer {
         &self.0.writer
+    }
+
+    /// Where tablets are read.
+    pub(crate) fn places(&self) -> &Places {
+        &self.0.places
     }
 
     /// Parsers of line protocol, kept warm.

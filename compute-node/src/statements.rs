@@ -5,15 +5,11 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use auxo_engine::read::ReadError;
 use auxo_proto::error::{ErrorCode, Failure, Outcome};
 use auxo_proto::ids::{BatchId, Seq, ShardId, TenantId};
 use auxo_proto::topology::Catalog;
-use auxo_query::source::{Found, Snapshot, Snapshots, Stack};
 use auxo_query::{Answer, Delete, Insert, Limits, Params, Scope, Statement, rows_of};
-use auxo_sst::SstError;
-use futures::future::FutureExt;
-use futures::{StreamExt, TryStreamExt};
+use futures::TryStreamExt;
 
 use crate::node::Node;
 use crate::write::{TableRows, WriteRequest, WriteSummary};
@@ -70,7 +66,7 @@ impl Node {
         }
         match statement {
             Statement::Query(plan) => {
-                let snapshots = self.snapshots(catalog);
+                let snapshots = self.places().snapshots(&catalog, ask.limits.deadline);
                 let answer = self.query().execute(*plan, snapshots, ask.limits).await?;
                 Ok(Done::Rows(Box::new(answer)))
             }
@@ -105,7 +101,7 @@ impl Node {
             bytes: u64::MAX,
             ..ask.limits
         };
-        let snapshots = self.snapshots(Arc::clone(&catalog));
+        let snapshots = self.places().snapshots(&catalog, limits.deadline);
         let mut answer = self.query().execute(*query, snapshots, limits).await?;
         let schema = Arc::clone(&answer.schema);
         let at_once = match ask.batch {
@@ -182,35 +178,6 @@ impl Node {
             replayed: written.replayed,
         })
     }
-
-    /// Snapshots of the tablets that this node leads, strong: whatever was acked before is in them.
-    fn snapshots(&self, catalog: Arc<Catalog>) -> Snapshots {
-        let engine = self.engine().clone();
-        Snapshots::from_fn(move |tablet| {
-            let (engine, catalog) = (engine.clone(), Arc::clone(&catalog));
-            async move {
-                let routes = catalog.topology().tablets.iter();
-                let route = routes.into_iter().find(|route| route.id == tablet);
-                let shard = route.and_then(|route| engine.shard(route.shard));
-                let shard = shard.ok_or_else(|| {
-                    Failure::new(
-                        ErrorCode::NoLeader,
-                        format!("tablet {tablet} is not led here"),
-                    )
-                })?;
-                shard
-                    .barrier()
-                    .await
-                    .map_err(|error| read_failure(&error))?;
-                let snapshot = shard.tablet(tablet).map_err(|error| read_failure(&error))?;
-                Ok(Snapshot::from_fn(move |spec| Found {
-                    files_considered: snapshot.sources().0 as u64,
-                    stacks: snapshot.stacks(spec).into_iter().map(stack).collect(),
-                }))
-            }
-            .boxed()
-        })
-    }
 }
 
 /// A failure of a statement that has written something before.
@@ -220,38 +187,4 @@ fn after(before: &WriteSummary, failure: Failure) -> Failure {
         _ if before.rows > 0 => failure.outcome(Outcome::Partial),
         _ => failure,
     }
-}
-
-fn stack(stack: auxo_engine::read::Stack) -> Stack {
-    Stack {
-        merged: stack.merged(),
-        rows_at_most: stack.rows_at_most(),
-        files: stack.files() as u64,
-        t_min: stack.t_min(),
-        t_max: stack.t_max(),
-        open: Arc::new(move |spec| {
-            stack
-                .open(&spec)
-                .map_err(|error| file_failure(&error))
-                .boxed()
-        }),
-    }
-}
-
-fn read_failure(error: &ReadError) -> Failure {
-    match error {
-        ReadError::StaleRoute(_) => Failure::new(ErrorCode::NoLeader, error.to_string()),
-        ReadError::File(error) => file_failure(error),
-        ReadError::Unavailable(_) => Failure::new(ErrorCode::WalUnavailable, error.to_string()),
-    }
-}
-
-fn file_failure(error: &SstError) -> Failure {
-    let code = match error {
-        SstError::Corrupt { .. } | SstError::TooNew { .. } => ErrorCode::Corrupt,
-        SstError::Store { .. } => ErrorCode::StoreUnavailable,
-        _ => ErrorCode::Internal,
-    };
-    tracing::error!(%error, "read failed");
-    Failure::new(code, error.to_string())
 }

@@ -189,6 +189,8 @@ pub struct Catalog {
     table_of: HashMap<DatabaseId, HashMap<String, Arc<TableInfo>>>,
     table_by_id: HashMap<TableId, Arc<TableInfo>>,
     tablets_of: HashMap<TableId, Vec<TabletRoute>>,
+    /// Places in the topology's list.
+    tablet_by_id: HashMap<TabletId, usize>,
     leader_of: HashMap<ShardId, NodeId>,
 }
 
@@ -205,7 +207,8 @@ impl Catalog {
             tables.insert(table.name.clone(), Arc::clone(table));
             catalog.table_by_id.insert(table.id, Arc::clone(table));
         }
-        for tablet in &topology.tablets {
+        for (index, tablet) in topology.tablets.iter().enumerate() {
+            catalog.tablet_by_id.insert(tablet.id, index);
             catalog
                 .tablets_of
                 .entry(tablet.table)
@@ -264,6 +267,16 @@ impl Catalog {
     /// The tablets of a table, ordered by hash range.
     pub fn tablets(&self, table: TableId) -> &[TabletRoute] {
         self.tablets_of.get(&table).map_or(&[], Vec::as_slice)
+    }
+
+    /// Where a tablet is.
+    pub fn tablet(&self, id: TabletId) -> Option<&TabletRoute> {
+        self.topology.tablets.get(*self.tablet_by_id.get(&id)?)
+    }
+
+    /// How to reach a node that leads a shard.
+    pub fn node(&self, id: NodeId) -> Option<&NodeRoute> {
+        self.topology.nodes.iter().find(|node| node.id == id)
     }
 
     /// The tablet with its table.

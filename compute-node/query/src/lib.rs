@@ -3,6 +3,7 @@
 //! The way of a SELECT: [`Query::prepare`] (`statement`: text → plan, names looked up by `names`)
 //! → [`Query::execute`] (`run`: limits, memory, stream) → `table` (snapshots of the tablets,
 //! predicates by `pushdown`) → `scan` (sorted batches from [`source`], made Arrow by `columns`).
+//! Tablets of other nodes are read there, with as much of the plan as can go to them ([`fragment`]).
 //! `failure` turns whatever went wrong into the catalogue's failures, with its place in the text.
 //!
 //! Never here: a socket, a token, a quota, a file of ours, a WAL. Rows come in through
@@ -15,6 +16,7 @@ mod delete;
 mod duration;
 mod explain;
 mod failure;
+pub mod fragment;
 mod functions;
 mod information_schema;
 mod insert;

@@ -12,7 +12,6 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use auxo_proto::error::{ErrorCode, Failure};
-use auxo_sst::batch::FieldSet;
 use datafusion::catalog::default_table_source::source_as_provider;
 use datafusion::common::Result;
 use datafusion::common::tree_node::TreeNodeRecursion;
@@ -73,15 +72,7 @@ pub struct QueryStats {
 impl QueryStats {
     /// What a caller is told of an error of the running plan.
     fn failure(&self, error: &DataFusionError) -> Failure {
-        let mut failure = failure::of_run(error);
-        let limit = self.pool.limit();
-        if failure.code == ErrorCode::QueryLimit && !failure.detail.contains("limit") {
-            failure.detail = format!(
-                "{} (limits.statement_memory, {limit} bytes)",
-                failure.detail
-            );
-        }
-        failure
+        failure(error, &self.pool)
     }
 
     /// Rows that scans handed to the plan.
@@ -133,7 +124,7 @@ pub struct Answer {
 }
 
 /// Scans that yield fewer rows than this run in one stream: handing rows around costs more.
-const SMALL_SCAN_ROWS: u64 = 256 * 1024;
+pub(crate) const SMALL_SCAN_ROWS: u64 = 256 * 1024;
 
 impl Query {
     /// Starts a query on snapshots of the tablets it names.
@@ -211,7 +202,7 @@ impl Query {
     }
 }
 
-fn task(state: &SessionState, runtime: RuntimeEnv) -> TaskContext {
+pub(crate) fn task(state: &SessionState, runtime: RuntimeEnv) -> TaskContext {
     TaskContext::new(
         None,
         String::new(),
@@ -224,7 +215,20 @@ fn task(state: &SessionState, runtime: RuntimeEnv) -> TaskContext {
     )
 }
 
-/// Upper bound on the rows that all scans of the plan can yield.
+/// What a caller is told of an error of a running plan that holds its memory in the pool.
+pub(crate) fn failure(error: &DataFusionError, pool: &StatementPool) -> Failure {
+    let mut failure = failure::of_run(error);
+    let limit = pool.limit();
+    if failure.code == ErrorCode::QueryLimit && !failure.detail.contains("limit") {
+        failure.detail = format!(
+            "{} (limits.statement_memory, {limit} bytes)",
+            failure.detail
+        );
+    }
+    failure
+}
+
+/// Upper bound on the rows that all scans of the plan can yield on this node.
 async fn rows_at_most(plan: &LogicalPlan, reading: &Reading) -> Result<u64> {
     let mut scans: Vec<TableScan> = Vec::new();
     plan.apply_with_subqueries(|node| {
@@ -237,10 +241,8 @@ async fn rows_at_most(plan: &LogicalPlan, reading: &Reading) -> Result<u64> {
     for scan in scans {
         let provider = source_as_provider(&scan.source)?;
         if let Some(table) = provider.downcast_ref::<SeriesTable>() {
-            let found = table
-                .find(reading, &FieldSet::from([]), &scan.filters)
-                .await?;
-            rows = rows.saturating_add(found.rows_at_most());
+            let wanted = table.wanted(reading, &scan.filters).await?;
+            rows = rows.saturating_add(wanted.rows_at_most());
         }
     }
     Ok(rows)
@@ -250,7 +252,7 @@ pub(crate) fn too_late() -> Failure {
     Failure::new(ErrorCode::Timeout, "the statement's time ran out")
 }
 
-fn panicked() -> Failure {
+pub(crate) fn panicked() -> Failure {
     tracing::error!("statement panicked");
     Failure::new(
         ErrorCode::Internal,

@@ -72,6 +72,25 @@ pub(crate) struct Planned {
     pub(crate) counters: Arc<ScanCounters>,
 }
 
+/// What is known of the rows of a scan: they come by (tags, time) if each of its streams is ordered.
+pub(crate) fn key_order(layout: &Layout, ordered: bool) -> EquivalenceProperties {
+    let mut equivalence = EquivalenceProperties::new(Arc::clone(layout.schema()));
+    if ordered {
+        let key = layout.key_columns().into_iter().map(|at| {
+            let name = layout.schema().field(at).name();
+            let nulls_first = SortOptions {
+                descending: false,
+                nulls_first: true,
+            };
+            PhysicalSortExpr::new(Arc::new(ColumnExpr::new(name, at)), nulls_first)
+        });
+        if let Some(ordering) = LexOrdering::new(key) {
+            equivalence.add_ordering(ordering);
+        }
+    }
+    equivalence
+}
+
 /// Reads some columns of a table.
 #[derive(Clone, Debug)]
 pub(crate) struct SeriesScan {
@@ -94,22 +113,9 @@ impl SeriesScan {
         if partitions.is_empty() {
             partitions.push(Vec::new());
         }
-        let mut equivalence = EquivalenceProperties::new(Arc::clone(layout.schema()));
-        if partitions.iter().all(|stacks| stacks.len() <= 1) {
-            let key = layout.key_columns().into_iter().map(|at| {
-                let name = layout.schema().field(at).name();
-                let nulls_first = SortOptions {
-                    descending: false,
-                    nulls_first: true,
-                };
-                PhysicalSortExpr::new(Arc::new(ColumnExpr::new(name, at)), nulls_first)
-            });
-            if let Some(ordering) = LexOrdering::new(key) {
-                equivalence.add_ordering(ordering);
-            }
-        }
+        let ordered = partitions.iter().all(|stacks| stacks.len() <= 1);
         let properties = PlanProperties::new(
-            equivalence,
+            key_order(&layout, ordered),
             Partitioning::UnknownPartitioning(partitions.len()),
             EmissionType::Incremental,
             Boundedness::Bounded,
@@ -127,6 +133,22 @@ impl SeriesScan {
 
     fn stacks(&self) -> impl Iterator<Item = &Stack> {
         self.partitions.iter().flatten().map(|read| &read.stack)
+    }
+
+    /// Upper bound on the rows of all its streams.
+    pub(crate) fn rows_at_most(&self) -> u64 {
+        let rows = self.stacks().map(|stack| stack.rows_at_most);
+        rows.fold(0, u64::saturating_add)
+    }
+
+    /// What it was planned with.
+    pub(crate) fn planned(&self) -> &Planned {
+        &self.planned
+    }
+
+    /// Whether each of its streams is read from one source after the other without a gap in the order.
+    pub(crate) fn ordered(&self) -> bool {
+        self.partitions.iter().all(|stacks| stacks.len() <= 1)
     }
 
     fn merges(&self) -> bool {

@@ -21,8 +21,10 @@ use datafusion::execution::{FunctionRegistry, SessionStateDefaults};
 use datafusion::prelude::SessionConfig;
 use serde::{Deserialize, Serialize};
 
+use crate::fragment::absorb::Absorb;
 use crate::functions;
 use crate::memory::NodePool;
+use crate::run;
 
 /// Sizes of a node's query engine.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -159,5 +161,9 @@ fn state(config: &QueryConfig, runtime: Arc<RuntimeEnv>) -> Result<SessionState>
         .with_table_function_list(functions::table())
         .build();
     state.register_function_rewrite(Arc::new(functions::Integers))?;
+    let known = Arc::new(run::task(&state, state.runtime_env().as_ref().clone()));
+    let state = SessionStateBuilder::new_from_existing(state)
+        .with_physical_optimizer_rule(Arc::new(Absorb::new(known)))
+        .build();
     Ok(state)
 }

@@ -7,12 +7,14 @@ use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 
-use auxo_proto::error::Failure;
+use auxo_proto::error::{ErrorCode, Failure};
 use auxo_proto::ids::TabletId;
 use auxo_sst::batch::SortedBatch;
 use auxo_sst::predicate::ScanSpec;
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
+
+use crate::fragment::Peer;
 
 /// Rows of one stack in key order; dropping the stream ends the read.
 pub type RowStream = BoxStream<'static, Result<SortedBatch, Failure>>;
@@ -69,32 +71,46 @@ impl Snapshot {
     }
 }
 
+/// Where a statement reads a tablet.
+#[derive(Clone)]
+pub enum Place {
+    /// On this node.
+    Here(Snapshot),
+    /// On the node that holds a snapshot of it for the statement.
+    There(Arc<dyn Peer>),
+}
+
+/// Takes snapshots of tablets: one place for each, in their order.
+type Take = dyn Fn(Vec<TabletId>) -> BoxFuture<'static, Result<Vec<Place>, Failure>> + Send + Sync;
+
 /// How a statement comes by the tablets it reads.
 #[derive(Clone)]
-pub struct Snapshots(
-    Arc<dyn Fn(TabletId) -> BoxFuture<'static, Result<Snapshot, Failure>> + Send + Sync>,
-);
+pub struct Snapshots(Arc<Take>);
 
 impl Snapshots {
-    /// Takes a snapshot by what `take` returns; its failure becomes the statement's.
+    /// Takes snapshots by what `take` returns: one place for each tablet, in their order. Its failure
+    /// becomes the statement's.
     pub fn from_fn(
-        take: impl Fn(TabletId) -> BoxFuture<'static, Result<Snapshot, Failure>> + Send + Sync + 'static,
+        take: impl Fn(Vec<TabletId>) -> BoxFuture<'static, Result<Vec<Place>, Failure>>
+        + Send
+        + Sync
+        + 'static,
     ) -> Self {
         Self(Arc::new(take))
     }
 
-    /// Takes a snapshot of a tablet.
+    /// Takes snapshots of tablets.
     ///
-    /// * errors: whatever keeps the tablet from being read.
-    pub async fn take(&self, tablet: TabletId) -> Result<Snapshot, Failure> {
-        (self.0)(tablet).await
+    /// * errors: whatever keeps one of them from being read.
+    pub async fn take(&self, tablets: Vec<TabletId>) -> Result<Vec<Place>, Failure> {
+        (self.0)(tablets).await
     }
 }
 
 /// The snapshots one statement has taken: the second scan of a tablet sees what the first saw.
 pub(crate) struct Pinned {
     snapshots: Snapshots,
-    taken: tokio::sync::Mutex<HashMap<TabletId, Snapshot>>,
+    taken: tokio::sync::Mutex<HashMap<TabletId, Place>>,
 }
 
 impl Pinned {
@@ -105,14 +121,21 @@ impl Pinned {
         }
     }
 
-    /// The statement's snapshot of the tablet.
-    pub(crate) async fn tablet(&self, tablet: TabletId) -> Result<Snapshot, Failure> {
+    /// The statement's places for the tablets, in their order; those that are new to it are taken
+    /// together.
+    pub(crate) async fn tablets(&self, tablets: &[TabletId]) -> Result<Vec<Place>, Failure> {
         let mut taken = self.taken.lock().await;
-        if let Some(snapshot) = taken.get(&tablet) {
-            return Ok(snapshot.clone());
+        let mut new = tablets.to_vec();
+        new.retain(|tablet| !taken.contains_key(tablet));
+        if !new.is_empty() {
+            let places = self.snapshots.take(new.clone()).await?;
+            taken.extend(new.into_iter().zip(places));
         }
-        let snapshot = self.snapshots.take(tablet).await?;
-        taken.insert(tablet, snapshot.clone());
-        Ok(snapshot)
+        let place = |tablet: &TabletId| {
+            let lost =
+                || Failure::new(ErrorCode::Internal, format!("tablet {tablet} has no place"));
+            taken.get(tablet).cloned().ok_or_else(lost)
+        };
+        tablets.iter().map(place).collect()
     }
 }

@@ -9,6 +9,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use async_trait::async_trait;
+use auxo_proto::error::Failure;
+use auxo_proto::ids::TabletId;
 use auxo_proto::schema::TableInfo;
 use auxo_proto::topology::TabletRoute;
 use auxo_sst::batch::FieldSet;
@@ -19,11 +21,14 @@ use datafusion::common::Result;
 use datafusion::error::DataFusionError;
 use datafusion::logical_expr::{Expr, TableProviderFilterPushDown, TableType};
 use datafusion::physical_plan::ExecutionPlan;
+use datafusion::physical_plan::union::UnionExec;
 
 use crate::columns::{Layout, plan_schema};
+use crate::fragment::remote::{FoundScan, RemoteExec};
+use crate::fragment::{Peer, wire};
 use crate::pushdown::{self, Judged, Pushed};
 use crate::scan::{Planned, Read, ScanCounters, SeriesScan};
-use crate::source::{Found, Pinned};
+use crate::source::{Pinned, Place, Snapshot};
 
 /// What a statement's session carries for the scans of its plan.
 pub(crate) struct Reading {
@@ -39,16 +44,26 @@ pub(crate) struct SeriesTable {
     schema: SchemaRef,
 }
 
-/// What scans of a table's tablets found, before any row was read.
-pub(crate) struct Scanned {
+/// The tablets that a scan wants rows of, and where they are read.
+pub(crate) struct Wanted {
     pushed: Pushed,
-    found: Vec<(TabletRoute, Found)>,
+    tablets: Vec<(TabletRoute, Place)>,
 }
 
-impl Scanned {
-    /// Upper bound on the rows.
+impl Wanted {
+    /// Upper bound on the rows that are read on this node.
     pub(crate) fn rows_at_most(&self) -> u64 {
-        let stacks = self.found.iter().flat_map(|(_, found)| &found.stacks);
+        let none: FieldSet = FieldSet::from([]);
+        let here = self
+            .tablets
+            .iter()
+            .filter_map(|(tablet, place)| match place {
+                Place::Here(snapshot) => {
+                    Some(snapshot.find(&spec(&self.pushed, &none, tablet, true)))
+                }
+                Place::There(_) => None,
+            });
+        let stacks = here.flat_map(|found| found.stacks);
         stacks.fold(0, |sum, stack| stack.rows_at_most.saturating_add(sum))
     }
 }
@@ -67,30 +82,106 @@ impl SeriesTable {
         &self.info
     }
 
-    /// Finds the stacks that may hold rows for which all filters hold.
-    pub(crate) async fn find(
-        &self,
-        reading: &Reading,
-        fields: &FieldSet,
-        filters: &[Expr],
-    ) -> Result<Scanned> {
+    /// The tablets that may hold rows for which all filters hold.
+    pub(crate) async fn wanted(&self, reading: &Reading, filters: &[Expr]) -> Result<Wanted> {
         let pushed = Pushed::all(filters, &self.info);
         let hashes = pushdown::hashes(&pushed.tags, &self.info);
-        let mut found = Vec::new();
-        for tablet in &self.tablets {
-            let wanted = hashes
-                .as_ref()
-                .is_none_or(|hashes| hashes.iter().any(|&hash| tablet.range.contains(hash)));
-            if !wanted || pushed.time.is_empty() {
-                continue;
-            }
-            let external = |failure| DataFusionError::External(Box::new(failure));
-            let snapshot = reading.pinned.tablet(tablet.id).await.map_err(external)?;
-            let spec = spec(&pushed, fields, tablet, true);
-            found.push((tablet.clone(), snapshot.find(&spec)));
-        }
-        Ok(Scanned { pushed, found })
+        let wanted = |tablet: &&TabletRoute| {
+            !pushed.time.is_empty()
+                && hashes
+                    .as_ref()
+                    .is_none_or(|hashes| hashes.iter().any(|&hash| tablet.range.contains(hash)))
+        };
+        let tablets: Vec<TabletRoute> = self.tablets.iter().filter(wanted).cloned().collect();
+        let ids: Vec<_> = tablets.iter().map(|tablet| tablet.id).collect();
+        let places = reading.pinned.tablets(&ids).await.map_err(external)?;
+        Ok(Wanted {
+            pushed,
+            tablets: tablets.into_iter().zip(places).collect(),
+        })
     }
+
+    /// The scans of the tablets that other nodes hold, one for each node.
+    ///
+    /// * columns: places in the schema.
+    async fn remote(
+        &self,
+        reading: &Reading,
+        (layout, columns): (&Layout, &[usize]),
+        wanted: &Wanted,
+    ) -> Result<Vec<Arc<dyn ExecutionPlan>>> {
+        let mut nodes: Vec<(&Arc<dyn Peer>, Vec<TabletId>)> = Vec::new();
+        for (tablet, place) in &wanted.tablets {
+            let Place::There(peer) = place else {
+                continue;
+            };
+            match nodes.iter_mut().find(|(known, _)| Arc::ptr_eq(known, peer)) {
+                Some((_, tablets)) => tablets.push(tablet.id),
+                None => nodes.push((peer, vec![tablet.id])),
+            }
+        }
+        let scans = nodes.into_iter().map(|(peer, tablets)| async move {
+            let (info, pushed) = (&self.info, &wanted.pushed);
+            let count = tablets.len();
+            let find = wire::find(info.id, &info.schema, columns, tablets.into_iter(), pushed);
+            let found = peer.find(find).await.map_err(external)?;
+            let counters = Arc::clone(&reading.counters);
+            counters
+                .files_considered
+                .fetch_add(found.files_considered, Ordering::Relaxed);
+            let scan = FoundScan::new(Arc::clone(info), layout, count, &found);
+            let remote = RemoteExec::new(Arc::clone(peer), Arc::new(scan), counters);
+            Ok(Arc::new(remote) as Arc<dyn ExecutionPlan>)
+        });
+        futures::future::try_join_all(scans).await
+    }
+}
+
+fn external(failure: Failure) -> DataFusionError {
+    DataFusionError::External(Box::new(failure))
+}
+
+/// The scan of the tablets that lie on this node.
+///
+/// * tablets: how many the table has.
+/// * streams: how many it may be read in; few rows are read in one.
+pub(crate) fn local_scan(
+    table: &Arc<TableInfo>,
+    layout: Layout,
+    pushed: &Pushed,
+    here: &[(TabletRoute, Snapshot)],
+    tablets: usize,
+    counters: &Arc<ScanCounters>,
+    streams: usize,
+) -> SeriesScan {
+    let mut reads = Vec::new();
+    let (mut files, mut files_considered) = (0, 0);
+    for (tablet, snapshot) in here {
+        let pruning = Arc::new(spec(pushed, layout.fields(), tablet, true));
+        let merging = Arc::new(spec(pushed, layout.fields(), tablet, false));
+        let found = snapshot.find(&pruning);
+        files_considered += found.files_considered;
+        for stack in found.stacks {
+            files += stack.files;
+            let spec = if stack.merged { &merging } else { &pruning };
+            let spec = Arc::clone(spec);
+            reads.push(Read { stack, spec });
+        }
+    }
+    counters
+        .files_considered
+        .fetch_add(files_considered, Ordering::Relaxed);
+    let planned = Planned {
+        table: Arc::clone(table),
+        time: pushed.time,
+        tags: pushed.tags.clone(),
+        tablets,
+        tablets_read: here.len(),
+        files_considered,
+        files,
+        counters: Arc::clone(counters),
+    };
+    SeriesScan::new(planned, layout, spread(reads, streams), None)
 }
 
 fn spec(pushed: &Pushed, fields: &FieldSet, tablet: &TabletRoute, bounds: bool) -> ScanSpec {
@@ -164,40 +255,35 @@ impl TableProvider for SeriesTable {
             .get_extension::<Reading>()
             .ok_or_else(|| DataFusionError::Internal("session without snapshots".into()))?;
         let all: Vec<usize> = (0..self.schema.fields().len()).collect();
-        let layout = Layout::new(&self.info.schema, projection.unwrap_or(&all));
-        let scanned = self.find(&reading, layout.fields(), filters).await?;
-        let mut reads = Vec::new();
-        let (mut files, mut files_considered) = (0, 0);
-        for (tablet, found) in &scanned.found {
-            let pruning = Arc::new(spec(&scanned.pushed, layout.fields(), tablet, true));
-            let merging = Arc::new(spec(&scanned.pushed, layout.fields(), tablet, false));
-            files_considered += found.files_considered;
-            for stack in &found.stacks {
-                files += stack.files;
-                let spec = if stack.merged { &merging } else { &pruning };
-                reads.push(Read {
-                    stack: stack.clone(),
-                    spec: Arc::clone(spec),
-                });
-            }
+        let columns = projection.unwrap_or(&all);
+        let layout = Layout::new(&self.info.schema, columns);
+        let wanted = self.wanted(&reading, filters).await?;
+        let mut scans = self.remote(&reading, (&layout, columns), &wanted).await?;
+        let here = wanted
+            .tablets
+            .iter()
+            .filter_map(|(tablet, place)| match place {
+                Place::Here(snapshot) => Some((tablet.clone(), snapshot.clone())),
+                Place::There(_) => None,
+            });
+        let here: Vec<_> = here.collect();
+        if !here.is_empty() || scans.is_empty() {
+            let local = local_scan(
+                &self.info,
+                layout,
+                &wanted.pushed,
+                &here,
+                self.tablets.len(),
+                &reading.counters,
+                state.config().target_partitions(),
+            );
+            scans.insert(0, Arc::new(local));
         }
-        let counters = Arc::clone(&reading.counters);
-        counters
-            .files_considered
-            .fetch_add(files_considered, Ordering::Relaxed);
-        let planned = Planned {
-            table: Arc::clone(&self.info),
-            time: scanned.pushed.time,
-            tags: scanned.pushed.tags.clone(),
-            tablets: self.tablets.len(),
-            tablets_read: scanned.found.len(),
-            files_considered,
-            files,
-            counters,
-        };
-        let partitions = spread(reads, state.config().target_partitions());
-        Ok(Arc::new(SeriesScan::new(
-            planned, layout, partitions, limit,
-        )))
+        if let Some(rows) = limit {
+            let limited =
+                |scan: Arc<dyn ExecutionPlan>| scan.with_fetch(Some(rows)).unwrap_or(scan);
+            scans = scans.into_iter().map(limited).collect();
+        }
+        UnionExec::try_new(scans)
     }
 }

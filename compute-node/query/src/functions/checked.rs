@@ -175,6 +175,24 @@ fn timed(value: Box<Expr>, beside: &Expr, schema: &DFSchema) -> Box<Expr> {
     }
 }
 
+/// The operators of one of the functions here, as text: none for the change of a sign.
+pub(crate) fn operators(function: &ScalarUDF) -> Option<String> {
+    let checked = function.inner().downcast_ref::<Checked>()?;
+    Some(checked.ops.iter().map(Operator::to_string).collect())
+}
+
+/// The function of those operators.
+pub(crate) fn of_operators(text: &str) -> Option<Arc<ScalarUDF>> {
+    let op = |sign| match sign {
+        '+' => Some(Operator::Plus),
+        '-' => Some(Operator::Minus),
+        '*' => Some(Operator::Multiply),
+        _ => None,
+    };
+    let ops: Option<Vec<Operator>> = text.chars().map(op).collect();
+    Some(Arc::new(ScalarUDF::from(Checked::new(ops?))))
+}
+
 /// Operators put to use from left to right; without any it changes the sign.
 #[derive(Debug, PartialEq, Eq, Hash)]
 struct Checked {

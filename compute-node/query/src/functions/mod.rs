@@ -5,7 +5,7 @@
 //! ranges of time), `size` (how much a call would make), `checked` (arithmetic that does not wrap),
 //! `sum`, `whole` (integers of an INSERT).
 
-mod checked;
+pub(crate) mod checked;
 mod first_last;
 mod size;
 mod sum;

@@ -17,7 +17,7 @@ use auxo_sst::predicate::{ScanSpec, TagFilter, TagTest};
 use bytes::Bytes;
 use futures::{FutureExt, StreamExt, stream};
 
-use crate::source::{Found, Snapshot, Snapshots, Stack};
+use crate::source::{Found, Place, Snapshot, Snapshots, Stack};
 use crate::tests::TENANT;
 
 /// Rows of one table; `key` and `time` ascend together.
@@ -326,12 +326,14 @@ impl Tables {
 
     pub(crate) fn snapshots(&self) -> Snapshots {
         let tables = self.0.clone();
-        Snapshots::from_fn(move |tablet| {
-            let table = tables
-                .iter()
-                .find(|table| table.info.id.0 == tablet.0 / 1_000);
-            let snapshot = table.unwrap().snapshot();
-            async move { Ok(snapshot) }.boxed()
+        Snapshots::from_fn(move |tablets| {
+            let place = |tablet: &TabletId| {
+                let id = TableId(tablet.0 / 1_000);
+                let table = tables.iter().find(|table| table.info.id == id);
+                Place::Here(table.unwrap().snapshot())
+            };
+            let places = tablets.iter().map(place).collect();
+            async move { Ok(places) }.boxed()
         })
     }
 }

@@ -2,6 +2,7 @@
 
 mod hostile;
 pub(crate) mod memory_table;
+pub(crate) mod nodes;
 mod property;
 mod queries;
 mod texts;

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use super::memory_table::{MemoryTable, NS, Tables, column};
 use super::{Bench, DAY, limits, sample};
-use crate::source::{Snapshot, Snapshots};
+use crate::source::{Place, Snapshot, Snapshots};
 use crate::{Limits, QueryConfig, Statement};
 
 /// A table of many rows whose text is all different.
@@ -168,26 +168,33 @@ fn endless(open: &Arc<AtomicUsize>, tables: &Tables) -> Snapshots {
         }
     }
     let (open, inner) = (Arc::clone(open), tables.snapshots());
-    Snapshots::from_fn(move |tablet| {
-        let (open, inner) = (Arc::clone(&open), inner.clone());
+    let endless = move |place| {
+        let Place::Here(snapshot) = place else {
+            panic!("tables of tests lie here");
+        };
+        let open = Arc::clone(&open);
+        Place::Here(Snapshot::from_fn(move |spec| {
+            let mut found = snapshot.find(spec);
+            for stack in &mut found.stacks {
+                let open = Arc::clone(&open);
+                stack.open = Arc::new(move |_| {
+                    open.fetch_add(1, Ordering::SeqCst);
+                    let counted = Counted(Arc::clone(&open));
+                    let never = async move {
+                        let _counted = counted;
+                        std::future::pending().await
+                    };
+                    futures::stream::once(never).boxed()
+                });
+            }
+            found
+        }))
+    };
+    Snapshots::from_fn(move |tablets| {
+        let (endless, inner) = (endless.clone(), inner.clone());
         async move {
-            let snapshot = inner.take(tablet).await?;
-            Ok(Snapshot::from_fn(move |spec| {
-                let mut found = snapshot.find(spec);
-                for stack in &mut found.stacks {
-                    let open = Arc::clone(&open);
-                    stack.open = Arc::new(move |_| {
-                        open.fetch_add(1, Ordering::SeqCst);
-                        let counted = Counted(Arc::clone(&open));
-                        let never = async move {
-                            let _counted = counted;
-                            std::future::pending().await
-                        };
-                        futures::stream::once(never).boxed()
-                    });
-                }
-                found
-            }))
+            let places = inner.take(tablets).await?;
+            Ok(places.into_iter().map(endless).collect())
         }
         .boxed()
     })
@@ -231,11 +238,8 @@ async fn a_deadline_ends_a_query_and_dropping_it_ends_its_scans() {
 #[tokio::test]
 async fn a_tablet_that_cannot_be_read_fails_the_query_with_its_reason() {
     let bench = Bench::new(Tables::new(vec![sample()]));
-    let away = Snapshots::from_fn(|tablet| {
-        let failure = Failure::new(
-            ErrorCode::NoLeader,
-            format!("tablet {tablet} has no leader"),
-        );
+    let away = Snapshots::from_fn(|_| {
+        let failure = Failure::new(ErrorCode::NoLeader, "a tablet has no leader");
         async move { Err(failure) }.boxed()
     });
     let Statement::Query(plan) = bench.prepare("SELECT * FROM cpu").unwrap() else {
@@ -256,10 +260,10 @@ async fn a_statement_takes_one_snapshot_of_each_tablet() {
     let bench = Bench::new(Tables::new(vec![sample()]));
     let taken = Arc::new(AtomicUsize::new(0));
     let (counted, inner) = (Arc::clone(&taken), bench.tables.snapshots());
-    let snapshots = Snapshots::from_fn(move |tablet| {
-        counted.fetch_add(1, Ordering::SeqCst);
+    let snapshots = Snapshots::from_fn(move |tablets| {
+        counted.fetch_add(tablets.len(), Ordering::SeqCst);
         let inner = inner.clone();
-        async move { inner.take(tablet).await }.boxed()
+        async move { inner.take(tablets).await }.boxed()
     });
     let sql =
         "SELECT count(*) FROM cpu a JOIN cpu b ON a.ts = b.ts WHERE a.n > (SELECT min(n) FROM cpu)";
