@@ -8,7 +8,7 @@
 
 pub mod door;
 pub(crate) mod hold;
-pub(crate) mod places;
+pub mod places;
 mod status;
 
 /// Bytes of one message between nodes: a few batches of rows, or a plan.

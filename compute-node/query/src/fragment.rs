@@ -18,6 +18,7 @@ pub(crate) mod remote;
 pub(crate) mod wire;
 
 use std::fmt;
+use std::sync::Arc;
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
@@ -43,10 +44,10 @@ pub trait Peer: fmt::Debug + Send + Sync {
     /// Looks what a scan would read there, in tablets that were pinned.
     async fn find(&self, find: Find) -> Result<Found, Failure>;
 
-    /// Runs one stream of a part of a plan there; dropping it ends the work.
+    /// Runs one stream of a part of a plan there; dropping it ends the work. The stream keeps the hold.
     ///
     /// * schema: of the rows that have to come.
-    fn run(&self, part: SentPart, partition: u32, schema: SchemaRef) -> PartStream;
+    fn run(self: Arc<Self>, part: SentPart, partition: u32, schema: SchemaRef) -> PartStream;
 }
 
 /// What a part of a plan yields: rows, then once what it took.

@@ -117,6 +117,11 @@ impl Door {
             .max_encoding_message_size(MESSAGE_BYTES_MAX)
     }
 
+    /// Number of statements that hold something here.
+    pub fn holding(&self) -> usize {
+        self.0.holds.lock().len()
+    }
+
     fn list(&self, deadline: Instant) -> Result<Listed, Failure> {
         let engine = self.0.engine.clone();
         let snapshots = places::local(engine, self.0.catalog.clone());

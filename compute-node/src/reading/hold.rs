@@ -5,7 +5,7 @@
 //! Never here: asking twice.
 
 use std::fmt;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use arrow::datatypes::SchemaRef;
@@ -24,7 +24,7 @@ use auxo_proto::pb::node::{
 };
 use auxo_query::fragment::{PLAN_FORMAT, Part, PartStream, Peer, SentPart};
 use bytes::Bytes;
-use futures::{StreamExt, TryStreamExt, stream};
+use futures::{StreamExt, TryStreamExt, future, stream};
 use prost::Message;
 use tokio::sync::{Mutex, mpsc};
 use tokio::time::{Instant, timeout, timeout_at};
@@ -171,29 +171,40 @@ impl Peer for Hold {
         }
     }
 
-    fn run(&self, part: SentPart, partition: u32, schema: SchemaRef) -> PartStream {
+    fn run(self: Arc<Self>, part: SentPart, partition: u32, schema: SchemaRef) -> PartStream {
         let hold = self.pinned.get().map(|pinned| pinned.hold.clone());
         let fragment = Fragment {
             hold: hold.unwrap_or_default(),
             partition,
             part: Some(part),
         };
-        let (channel, node) = (self.channel.clone(), self.node.clone());
         let opened = async move {
             let command = FlightDescriptor::new_cmd(fragment.encode_to_vec());
             let first = FlightData::new().with_descriptor(command);
-            let mut client = FlightServiceClient::new(channel)
+            let mut client = FlightServiceClient::new(self.channel.clone())
                 .max_decoding_message_size(MESSAGE_BYTES_MAX)
                 .max_encoding_message_size(MESSAGE_BYTES_MAX);
             let exchange = client.do_exchange(stream::iter([first])).await;
-            let messages = exchange.map_err(|status| of_status(&status, &node))?;
-            let messages = messages
-                .into_inner()
-                .map_err(|status| FlightError::Tonic(Box::new(status)));
+            let messages = exchange.map_err(|status| of_status(&status, &self.node))?;
+            let done = Arc::new(OnceLock::new());
+            let last = Arc::clone(&done);
+            let messages = messages.into_inner().try_filter_map(move |message| {
+                // Rows have a header; what a part took stands alone.
+                let rows = match message.data_header.is_empty() {
+                    true => {
+                        last.get_or_init(|| message.app_metadata);
+                        None
+                    }
+                    false => Some(message),
+                };
+                future::ready(Ok(rows))
+            });
+            let messages = messages.map_err(|status| FlightError::Tonic(Box::new(status)));
             let arriving = Arriving {
-                node,
+                hold: self,
                 schema,
                 messages: FlightDataDecoder::new(messages),
+                done,
                 over: false,
             };
             Ok(stream::unfold(arriving, |mut arriving| async move {
@@ -207,9 +218,11 @@ impl Peer for Hold {
 
 /// Parts on their way from another node.
 struct Arriving {
-    node: String,
+    hold: Arc<Hold>,
     schema: SchemaRef,
     messages: FlightDataDecoder,
+    /// What the part took, once it has ended.
+    done: Arc<OnceLock<Bytes>>,
     over: bool,
 }
 
@@ -218,13 +231,9 @@ impl Arriving {
         while !self.over {
             let taken = match self.messages.next().await {
                 Some(Ok(message)) => self.take(message),
-                Some(Err(FlightError::Tonic(status))) => Err(of_status(&status, &self.node)),
-                Some(Err(error)) => Err(Failure::new(
-                    ErrorCode::Internal,
-                    format!("rows from node {}: {error}", self.node),
-                )),
-                // Its end is told; a stream without it was cut.
-                None => Err(gone(&self.node, "a stream of rows was cut")),
+                Some(Err(FlightError::Tonic(status))) => Err(of_status(&status, &self.hold.node)),
+                Some(Err(error)) => Err(self.wrong(&error)),
+                None => self.ended().map(Some),
             };
             match taken {
                 Ok(None) => {}
@@ -241,26 +250,27 @@ impl Arriving {
         None
     }
 
+    fn wrong(&self, what: &dyn fmt::Display) -> Failure {
+        let detail = format!("rows from node {}: {what}", self.hold.node);
+        Failure::new(ErrorCode::Internal, detail)
+    }
+
+    /// What the part took; a stream that ends without a word on it was cut.
+    fn ended(&self) -> Result<Part, Failure> {
+        let done = self.done.get().cloned();
+        let done = done.ok_or_else(|| gone(&self.hold.node, "a stream of rows was cut"))?;
+        let done = FragmentDone::decode(done).map_err(|error| self.wrong(&error))?;
+        Ok(Part::Done(done))
+    }
+
     fn take(&self, message: DecodedFlightData) -> Result<Option<Part>, Failure> {
-        let wrong = |what: String| {
-            let detail = format!("rows from node {}: {what}", self.node);
-            Failure::new(ErrorCode::Internal, detail)
+        let DecodedPayload::RecordBatch(batch) = message.payload else {
+            return Ok(None);
         };
-        match message.payload {
-            DecodedPayload::Schema(_) => Ok(None),
-            DecodedPayload::RecordBatch(batch) => {
-                let bytes = message.inner.data_body.len() + message.inner.data_header.len();
-                // Names of columns and what else stands beside their types is this node's to say.
-                let batch = batch
-                    .with_schema(self.schema.clone())
-                    .map_err(|error| wrong(error.to_string()))?;
-                Ok(Some(Part::Rows(batch, bytes as u64)))
-            }
-            DecodedPayload::None => {
-                let done: Bytes = message.inner.app_metadata;
-                let done = FragmentDone::decode(done).map_err(|error| wrong(error.to_string()))?;
-                Ok(Some(Part::Done(done)))
-            }
-        }
+        let bytes = message.inner.data_body.len() + message.inner.data_header.len();
+        // Names of columns and what else stands beside their types is this node's to say.
+        let batch = batch.with_schema(Arc::clone(&self.schema));
+        let batch = batch.map_err(|error| self.wrong(&error))?;
+        Ok(Some(Part::Rows(batch, bytes as u64)))
     }
 }

@@ -33,15 +33,15 @@ const LEADER_PAUSE: Duration = Duration::from_millis(100);
 
 /// What a node needs to find the tablets of its statements.
 #[derive(Clone)]
-pub(crate) struct Places {
+pub struct Places {
     /// The shards of this node.
-    pub(crate) engine: Engine,
+    pub engine: Engine,
     /// The newest catalog.
-    pub(crate) catalog: watch::Receiver<Arc<Catalog>>,
+    pub catalog: watch::Receiver<Arc<Catalog>>,
     /// This node's id, once meta has given it one.
-    pub(crate) node: watch::Receiver<Option<NodeId>>,
+    pub node: watch::Receiver<Option<NodeId>>,
     /// Ways to the other nodes.
-    pub(crate) channels: Channels,
+    pub channels: Channels,
 }
 
 /// One statement's places.
@@ -58,7 +58,7 @@ type Sought = Result<Place, Failure>;
 impl Places {
     /// Snapshots for a statement that was planned by a catalog, strong: whatever was acked before is
     /// in them.
-    pub(crate) fn snapshots(&self, planned: &Catalog, deadline: Instant) -> Snapshots {
+    pub fn snapshots(&self, planned: &Catalog, deadline: Instant) -> Snapshots {
         let statement = Arc::new(Statement {
             places: self.clone(),
             topology: planned.topology().number,

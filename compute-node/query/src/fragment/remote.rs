@@ -273,7 +273,7 @@ impl ExecutionPlan for RemoteExec {
         let schema = self.schema();
         let stream =
             u32::try_from(partition).map_err(|error| DataFusionError::External(Box::new(error)))?;
-        let parts = self.peer.run(part, stream, Arc::clone(&schema));
+        let parts = Arc::clone(&self.peer).run(part, stream, Arc::clone(&schema));
         let arriving = Arriving {
             baseline: BaselineMetrics::new(&self.metrics, partition),
             bytes: MetricBuilder::new(&self.metrics).counter("bytes_moved", partition),

@@ -53,7 +53,7 @@ impl Peer for Node {
         self.held.find(&self.catalog, &find).await
     }
 
-    fn run(&self, part: SentPart, partition: u32, schema: SchemaRef) -> PartStream {
+    fn run(self: Arc<Self>, part: SentPart, partition: u32, schema: SchemaRef) -> PartStream {
         assert!(self.plans || matches!(part, SentPart::Leaf(_)));
         let running = match self.held.run(&part, partition) {
             Ok(running) => running,
