@@ -33,6 +33,7 @@ use tokio_util::task::TaskTracker;
 use tonic::transport::{Channel, Endpoint, Server};
 
 use crate::config::{Config, machine};
+use crate::environment::Environment;
 use crate::exit;
 use crate::services::{Closing, Services};
 use crate::standalone::data_dir::DataDir;
@@ -65,7 +66,11 @@ pub(crate) struct Compute {
 const REACH_TIME: Duration = Duration::from_secs(2);
 
 /// Runs a compute node of a cluster until `shutdown` is cancelled.
-pub(crate) async fn run(mut config: Config, shutdown: CancellationToken) -> Result<()> {
+pub(crate) async fn run(
+    mut config: Config,
+    environment: Environment,
+    shutdown: CancellationToken,
+) -> Result<()> {
     let (clock, random) = (Clock::system(), Random::from_system());
     if config.meta.members.is_empty() {
         return Err(exit::usage(
@@ -76,7 +81,7 @@ pub(crate) async fn run(mut config: Config, shutdown: CancellationToken) -> Resu
     let (internal, address) = bind_internal(&config).await?;
     let data_dir = DataDir::open(&config)?;
     config.node = data_dir.node().to_owned();
-    let services = Services::open(&config, &random).await?;
+    let services = Services::open(&config, &environment, &random).await?;
     let dial: Dial = Arc::new(dial);
     let doors = Doors::dialled(&config.meta.members, Arc::clone(&dial))
         .map_err(|member| exit::usage(format!("meta.members: {member:?} is no HOST:PORT")))?;

@@ -17,9 +17,10 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use auxo_sst::s3::S3Settings;
 use serde::{Deserialize, Serialize};
 
-use references::{Credentials, Directives, SecretRef, StoreUrl, WalUrl};
+use references::{Credentials, Directives, SecretRef, StoreEndpoint, StoreUrl, WalUrl};
 use units::{Budget, Period, Size};
 
 /// Everything that can be set. The defaults are those of one process on one machine.
@@ -99,6 +100,16 @@ pub(crate) struct Store {
     pub(crate) url: StoreUrl,
     /// Where its credentials come from.
     pub(crate) credentials: Credentials,
+    /// The server of a bucket; that of AWS for the region unless set.
+    pub(crate) endpoint: StoreEndpoint,
+    /// The region of a bucket; `AWS_REGION`, `AWS_DEFAULT_REGION` or `us-east-1` unless set.
+    pub(crate) region: String,
+    /// Whether the bucket is asked for in the server's name, not in the path.
+    pub(crate) virtual_hosted: bool,
+    /// Accept plain HTTP to a server on another machine.
+    pub(crate) allow_http: bool,
+    /// How long one request may take, with its body.
+    pub(crate) request_timeout: Period,
 }
 
 /// `[memory]`
@@ -257,6 +268,11 @@ impl Default for Store {
         Self {
             url: StoreUrl::derived(),
             credentials: Credentials::Env,
+            endpoint: StoreEndpoint::default(),
+            region: String::new(),
+            virtual_hosted: false,
+            allow_http: false,
+            request_timeout: Period(S3Settings::REQUEST_TIME),
         }
     }
 }
@@ -355,6 +371,24 @@ impl Config {
         let mut found = Vec::new();
         if self.listen.public.is_empty() {
             found.push("\"listen.public\" is empty: nobody could connect".to_owned());
+        }
+        let store = &self.store;
+        if let Some(endpoint) = store.endpoint.given() {
+            if store.url.bucket().is_none() {
+                found.push(format!(
+                    "\"store.endpoint\" is set, but \"store.url\" is {}, which is no bucket",
+                    store.url
+                ));
+            }
+            if endpoint.is_plain() && !endpoint.is_loopback() && !store.allow_http {
+                found.push(format!(
+                    "\"store.endpoint\" is {endpoint}: rows and signatures would travel in the open; \
+                     use https://, or set \"store.allow_http\""
+                ));
+            }
+        }
+        if store.request_timeout.0.is_zero() {
+            found.push("\"store.request_timeout\" is 0: no request would be answered".to_owned());
         }
         if self.flush.unflushed_bytes > self.flush.unflushed_bytes_max {
             found.push(format!(

@@ -54,10 +54,10 @@ pub(crate) struct NodeArgs {
     /// A real etcd for a meta node, as URLs separated by commas [key: meta.etcd]
     #[arg(long, value_name = "URL")]
     etcd: Option<String>,
-    /// The write-ahead log: local://DIR, memory:// [key: wal.url]
+    /// The write-ahead log: kafka://BROKERS, local://DIR, memory:// [key: wal.url]
     #[arg(long, value_name = "URL")]
     wal: Option<String>,
-    /// The object store: local://DIR, memory:// [key: store.url]
+    /// The object store: s3://BUCKET/PREFIX, local://DIR, memory:// [key: store.url]
     #[arg(long, value_name = "URL")]
     store: Option<String>,
     /// Stop when the standard input ends: for programs that start a node and may die

@@ -185,19 +185,23 @@ async fn command(
 ) -> anyhow::Result<Exit> {
     let global = &arguments.global;
     let client = || connection::client(&loaded.config.client, &environment);
+    let surroundings = || (loaded.config.clone(), environment.clone());
     match arguments.command {
         None => {
             let args = flags::NodeArgs::default();
-            serve(&args, |stop| standalone::run(loaded.config.clone(), stop)).await
+            let (config, environment) = surroundings();
+            serve(&args, |stop| standalone::run(config, environment, stop)).await
         }
         Some(Command::Standalone(args)) => {
-            serve(&args, |stop| standalone::run(loaded.config.clone(), stop)).await
+            let (config, environment) = surroundings();
+            serve(&args, |stop| standalone::run(config, environment, stop)).await
         }
         Some(Command::Meta(args)) => {
             serve(&args, |stop| meta::run(loaded.config.clone(), stop)).await
         }
         Some(Command::Compute(args)) => {
-            serve(&args, |stop| compute::run(loaded.config.clone(), stop)).await
+            let (config, environment) = surroundings();
+            serve(&args, |stop| compute::run(config, environment, stop)).await
         }
         Some(Command::Sql(args)) => {
             let said = sql::Saying {

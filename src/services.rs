@@ -10,7 +10,10 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use auxo_proto::random::Random;
 use auxo_sst::local_store::LocalStore;
-use auxo_sst::store_check;
+use auxo_sst::s3::address::Bucket;
+use auxo_sst::s3::credentials::Credentials as Keys;
+use auxo_sst::s3::{S3Settings, S3Store, SetupError};
+use auxo_sst::store_check::{self, CheckError};
 use auxo_wal_adapters::Wal;
 use auxo_wal_adapters::kafka::{KafkaSettings, KafkaWal};
 use auxo_wal_adapters::local::{Disk, LocalSettings, LocalWal};
@@ -19,7 +22,9 @@ use object_store::ObjectStore;
 use object_store::memory::InMemory;
 use tokio::time::Instant;
 
-use crate::config::Config;
+use crate::config::references::Credentials;
+use crate::config::{Config, Store};
+use crate::environment::Environment;
 
 /// Longest time for the checks of a start.
 const START_TIME: Duration = Duration::from_secs(30);
@@ -38,7 +43,11 @@ impl Services {
     /// Connects to both and checks what they promise.
     ///
     /// * errors: name the key of the configuration and its URL.
-    pub(crate) async fn open(config: &Config, random: &Random) -> Result<Self> {
+    pub(crate) async fn open(
+        config: &Config,
+        environment: &Environment,
+        random: &Random,
+    ) -> Result<Self> {
         let (wal, closing) = wal(config, random).await?;
         let durability = wal.check().await;
         let durability = durability.with_context(|| format!("wal.url {}", config.wal.url))?;
@@ -46,7 +55,7 @@ impl Services {
         Ok(Self {
             wal,
             closing,
-            store: store(config, random).await?,
+            store: store(&config.store, environment, random).await?,
         })
     }
 }
@@ -105,17 +114,110 @@ async fn wal(config: &Config, random: &Random) -> Result<(Arc<dyn Wal>, Closing)
     bail!("wal.url {url}: this version has kafka://BROKERS, local://DIR or memory://")
 }
 
-async fn store(config: &Config, random: &Random) -> Result<Arc<dyn ObjectStore>> {
-    let url = config.store.url.as_str();
-    let store: Arc<dyn ObjectStore> = match folder(url) {
-        Some(folder) => {
-            Arc::new(LocalStore::open(&folder).with_context(|| format!("store.url {url}"))?)
+async fn store(
+    config: &Store,
+    environment: &Environment,
+    random: &Random,
+) -> Result<Arc<dyn ObjectStore>> {
+    let url = config.url.as_str();
+    let named = || format!("store.url {url}");
+    let store: Arc<dyn ObjectStore> = match (folder(url), config.url.bucket()) {
+        (Some(folder), _) => Arc::new(LocalStore::open(&folder).with_context(named)?),
+        (_, Some(bucket)) => Arc::new(bucket_store(config, bucket, environment)?),
+        _ if url == "memory://" => Arc::new(InMemory::new()),
+        _ => {
+            bail!("store.url {url}: this version has s3://BUCKET/PREFIX, local://DIR or memory://")
         }
-        None if url == "memory://" => Arc::new(InMemory::new()),
-        None => bail!("store.url {url}: this version has local://DIR or memory://"),
     };
     let deadline = Instant::now() + START_TIME;
-    let checked = store_check::check(&*store, random, deadline).await;
-    checked.with_context(|| format!("store.url {url}"))?;
+    match store_check::check(&*store, random, deadline).await {
+        Ok(()) => {}
+        Err(error @ CheckError::Denied(_)) => {
+            let credentials = &config.credentials;
+            return Err(error)
+                .with_context(|| format!("{}, store.credentials {credentials}", named()));
+        }
+        Err(error) => return Err(error).with_context(named),
+    }
+    tracing::info!(url, endpoint = %config.endpoint, "object store");
     Ok(store)
+}
+
+fn bucket_store(config: &Store, bucket: Bucket, environment: &Environment) -> Result<S3Store> {
+    let mut settings = S3Settings::new(bucket, keys(config, environment));
+    settings.endpoint = config.endpoint.given().cloned();
+    settings.virtual_hosted = config.virtual_hosted;
+    settings.allow_http = config.allow_http;
+    settings.request_time = config.request_timeout.0;
+    if let Some(region) = region(config, environment) {
+        settings.region = region.to_owned();
+    }
+    S3Store::open(&settings).map_err(|error| {
+        let key = match error {
+            SetupError::PlainHttp => format!("store.endpoint {}", config.endpoint),
+            SetupError::Credentials(_) => format!("store.credentials {}", config.credentials),
+            SetupError::Client(_) => format!("store.url {}", config.url),
+        };
+        anyhow::Error::new(error).context(key)
+    })
+}
+
+fn keys(config: &Store, environment: &Environment) -> Keys {
+    match &config.credentials {
+        Credentials::Env => Keys::from_variables(environment.iter()),
+        Credentials::File(path) => Keys::File(path.clone()),
+    }
+}
+
+/// The region that is named, else the one in which AWS's own tools would look.
+fn region<'a>(config: &'a Store, environment: &'a Environment) -> Option<&'a str> {
+    let variables = ["AWS_REGION", "AWS_DEFAULT_REGION"];
+    let told = variables.iter().filter_map(|name| environment.get(name));
+    let mut named = [config.region.as_str()].into_iter().chain(told);
+    named.find(|region| !region.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bucket(credentials: &str, environment: &Environment) -> String {
+        let config = Store {
+            url: "s3://rows".parse().unwrap(),
+            credentials: credentials.parse().unwrap(),
+            endpoint: "http://127.0.0.1:1".parse().unwrap(),
+            ..Store::default()
+        };
+        match bucket_store(&config, config.url.bucket().unwrap(), environment) {
+            Ok(store) => store.to_string(),
+            Err(error) => format!("{error:#}"),
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_with_credentials_names_its_key() {
+        let half = Environment::of([("AWS_SECRET_ACCESS_KEY", "canary")]);
+        assert_eq!(
+            bucket("env", &half),
+            "store.credentials env: AWS_SECRET_ACCESS_KEY is set and AWS_ACCESS_KEY_ID is not"
+        );
+        let none = Environment::default();
+        let said = bucket("file:/no/such/file", &none);
+        assert!(
+            said.starts_with("store.credentials file:/no/such/file: /no/such/file cannot be read"),
+            "{said}"
+        );
+        assert_eq!(bucket("env", &none), "s3://rows at http://127.0.0.1:1");
+    }
+
+    #[test]
+    fn the_region_is_named_or_that_of_the_tools() {
+        let mut config = Store::default();
+        let variables = [("AWS_REGION", ""), ("AWS_DEFAULT_REGION", "eu-west-1")];
+        let environment = Environment::of(variables);
+        assert_eq!(region(&config, &environment), Some("eu-west-1"));
+        assert_eq!(region(&config, &Environment::default()), None);
+        config.region = "eu-north-1".to_owned();
+        assert_eq!(region(&config, &environment), Some("eu-north-1"));
+    }
 }

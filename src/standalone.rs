@@ -21,11 +21,16 @@ use tokio_util::sync::CancellationToken;
 
 use crate::compute::{Compute, Network, bind};
 use crate::config::Config;
+use crate::environment::Environment;
 use crate::services::Services;
 use data_dir::DataDir;
 
 /// Runs a node of every kind in this process until `shutdown` is cancelled.
-pub(crate) async fn run(mut config: Config, shutdown: CancellationToken) -> Result<()> {
+pub(crate) async fn run(
+    mut config: Config,
+    environment: Environment,
+    shutdown: CancellationToken,
+) -> Result<()> {
     let (clock, random) = (Clock::system(), Random::from_system());
     let listeners = bind(&config).await?;
     let data_dir = DataDir::open(&config)?;
@@ -37,7 +42,9 @@ pub(crate) async fn run(mut config: Config, shutdown: CancellationToken) -> Resu
         ..auxo_etcd::Config::default()
     };
     let etcd = auxo_etcd::Server::start(etcd, None, random.next_u64()).await?;
-    let started = start(&config, &data_dir, &etcd, (clock, random), listeners).await;
+    let sources = (clock, random);
+    let started = start(&config, &environment, &data_dir, &etcd, sources, listeners);
+    let started = started.await;
     let ended = match started {
         Ok((compute, meta)) => {
             compute.say(&config, "standalone");
@@ -56,6 +63,7 @@ pub(crate) async fn run(mut config: Config, shutdown: CancellationToken) -> Resu
 /// What runs above etcd.
 async fn start(
     config: &Config,
+    environment: &Environment,
     data_dir: &DataDir,
     etcd: &auxo_etcd::Server,
     (clock, random): (Clock, Random),
@@ -86,7 +94,7 @@ async fn start(
         listeners,
     };
     let compute = async {
-        let services = Services::open(config, &random).await?;
+        let services = Services::open(config, environment, &random).await?;
         Compute::start(config, data_dir, services, network, (clock, random.clone())).await
     };
     match compute.await {

@@ -1,11 +1,14 @@
-//! Real processes on a real log: any node takes a write, and a leader that dies is replaced.
+//! Real processes on a real log and a real bucket: any node takes a write, and a leader that dies is
+//! replaced.
 
 #![allow(clippy::unwrap_used, reason = "every line of it is a test")]
 
 use std::time::Duration;
 
-use integration::cluster::Cluster;
+use futures::TryStreamExt;
+use integration::cluster::{BUCKET, Cluster, Plan};
 use integration::{binary, disk, wait};
+use object_store::ObjectStore;
 use serde_json::json;
 
 /// Rows of one write.
@@ -15,7 +18,12 @@ const ROWS: i64 = 50;
 async fn what_was_acked_outlives_the_leader_that_acked_it() {
     let folder = disk::folder("cluster").unwrap();
     let binary = binary::beside().unwrap();
-    let mut cluster = Cluster::start(&binary, folder.path(), 2).await.unwrap();
+    let plan = Plan {
+        nodes: 2,
+        bucket: true,
+        config: "[flush]\nage = \"500ms\"\n".to_owned(),
+    };
+    let mut cluster = Cluster::start(&binary, folder.path(), &plan).await.unwrap();
     let lines = |from: i64| -> String {
         let line = |n: i64| format!("cpu,host=h{} n={n}i {n}\n", n % 5);
         (from..from + ROWS).map(line).collect()
@@ -37,6 +45,7 @@ async fn what_was_acked_outlives_the_leader_that_acked_it() {
     }
     for _ in 0..2 {
         cluster.nodes[dead].kill().unwrap();
+        let files_before = sorted_files(&cluster).await.unwrap();
         let alive = 1 - dead;
         let next = lines(acked);
         wait::until("the other node leads", Duration::from_secs(60), || async {
@@ -53,10 +62,32 @@ async fn what_was_acked_outlives_the_leader_that_acked_it() {
         .await
         .unwrap();
         acked += ROWS;
+        wait::until(
+            "the new leader writes a file",
+            Duration::from_secs(60),
+            || async {
+                let files = sorted_files(&cluster).await?;
+                anyhow::ensure!(files > files_before, "{files} files");
+                Ok(())
+            },
+        )
+        .await
+        .unwrap();
         let http = &cluster.nodes[alive].http;
         let rows = http.sql("SELECT count(*), max(n) FROM cpu").await.unwrap();
         assert_eq!(rows, [[json!(acked), json!(acked - 1)]]);
         cluster.nodes[dead] = cluster.setups[dead].start().await.unwrap();
         dead = alive;
     }
+}
+
+/// How many sorted files lie in the bucket, as any client of it sees them.
+async fn sorted_files(cluster: &Cluster) -> anyhow::Result<usize> {
+    let store = cluster.s3.as_ref().unwrap().store(BUCKET)?;
+    let listed: Vec<_> = store.list(None).try_collect().await?;
+    let is_sorted = |name: &str| name.contains("/sst/") && name.ends_with(".parquet");
+    let files = listed
+        .iter()
+        .filter(|object| is_sorted(object.location.as_ref()));
+    Ok(files.count())
 }

@@ -7,6 +7,8 @@ use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use auxo_sst::s3::address::{Bucket, Endpoint};
+
 use super::units::as_text;
 use crate::environment::Environment;
 
@@ -14,9 +16,13 @@ use crate::environment::Environment;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct WalUrl(String);
 
-/// Where the sorted files are: `local://PATH`, `memory://`, `s3://…`.
+/// Where the sorted files are: `local://PATH`, `memory://`, `s3://BUCKET[/PREFIX]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct StoreUrl(String);
+
+/// The server of a bucket; empty for that of AWS.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct StoreEndpoint(Option<Endpoint>);
 
 impl WalUrl {
     /// The URL as it was written, or as it follows from `data_dir`.
@@ -43,6 +49,11 @@ impl StoreUrl {
         &self.0
     }
 
+    /// The bucket, where it names one.
+    pub(crate) fn bucket(&self) -> Option<Bucket> {
+        self.0.strip_prefix("s3://")?.parse().ok()
+    }
+
     /// Not written yet: follows from `data_dir`.
     pub(super) fn derived() -> Self {
         Self(String::new())
@@ -61,7 +72,35 @@ impl FromStr for StoreUrl {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        checked(text, &["local", "memory", "s3"]).map(Self)
+        let url = checked(text, &["local", "memory", "s3"])?;
+        if let Some(bucket) = url.strip_prefix("s3://") {
+            bucket.parse::<Bucket>()?;
+        }
+        Ok(Self(url))
+    }
+}
+
+impl StoreEndpoint {
+    /// The server, where one is named.
+    pub(crate) fn given(&self) -> Option<&Endpoint> {
+        self.0.as_ref()
+    }
+}
+
+impl FromStr for StoreEndpoint {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "" => Ok(Self(None)),
+            text => text.parse().map(Some).map(Self),
+        }
+    }
+}
+
+impl fmt::Display for StoreEndpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.as_ref().map_or(Ok(()), |endpoint| endpoint.fmt(f))
     }
 }
 
@@ -211,7 +250,14 @@ impl fmt::Display for Directives {
     }
 }
 
-as_text!(WalUrl, StoreUrl, SecretRef, Credentials, Directives);
+as_text!(
+    WalUrl,
+    StoreUrl,
+    StoreEndpoint,
+    SecretRef,
+    Credentials,
+    Directives
+);
 
 #[cfg(test)]
 mod tests {
@@ -238,7 +284,11 @@ mod tests {
             assert!(!error.contains("canary"));
         }
         assert!("kafka://b".parse::<StoreUrl>().is_err());
-        assert!("s3://bucket/prefix?region=eu".parse::<StoreUrl>().is_ok());
+        let bucket = "s3://bucket/prefix".parse::<StoreUrl>().unwrap().bucket();
+        assert_eq!(bucket.unwrap().to_string(), "bucket/prefix");
+        for wrong in ["s3://", "s3://bucket/prefix?region=eu", "s3://b"] {
+            assert!(wrong.parse::<StoreUrl>().is_err(), "{wrong}");
+        }
     }
 
     #[test]

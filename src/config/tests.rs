@@ -75,6 +75,32 @@ fn what_contradicts_is_a_fault() {
 }
 
 #[test]
+fn a_server_of_buckets_is_checked_before_it_is_asked() {
+    check_faults(
+        "[store]\nurl = \"s3://Rows\"\nendpoint = \"s3.example.org\"\n",
+        "auxo.toml:3:12: bad value for \"store.endpoint\": a server begins with https:// or http://\n\
+         auxo.toml:2:7: bad value for \"store.url\": \"Rows\" is no bucket: 3 to 63 of a-z, 0-9, '.' and '-'",
+    );
+    check_faults(
+        "[store]\nurl = \"s3://rows\"\nendpoint = \"http://s3.example.org\"\n",
+        "\"store.endpoint\" is http://s3.example.org: rows and signatures would travel in the open; \
+         use https://, or set \"store.allow_http\"",
+    );
+    check_faults(
+        "[store]\nurl = \"memory://\"\nendpoint = \"https://s3.example.org\"\nrequest_timeout = \"0s\"\n",
+        "\"store.endpoint\" is set, but \"store.url\" is memory://, which is no bucket\n\
+         \"store.request_timeout\" is 0: no request would be answered",
+    );
+    let near = "[store]\nurl = \"s3://rows/eu\"\nendpoint = \"http://127.0.0.1:9000\"\n";
+    let loaded = load_text(near, &[("AUXO_STORE__VIRTUAL_HOSTED", "true")], &[]).unwrap();
+    assert!(loaded.config.store.virtual_hosted);
+    assert_eq!(
+        loaded.config.store.url.bucket().unwrap().to_string(),
+        "rows/eu"
+    );
+}
+
+#[test]
 fn a_literal_secret_is_refused_and_not_repeated() {
     let said = load_text("[client]\ntoken = \"auxo_canary\"\n", &[], &[]).unwrap_err();
     assert!(said.starts_with("auxo.toml:2:9: bad value for \"client.token\": a secret is named"));
@@ -169,7 +195,8 @@ members = ["m1:7401", "m2:7401", "m3:7401"]
 [wal]
 url = "kafka://b1:9092,b2:9092,b3:9092"
 [store]
-url = "s3://bucket/prefix?region=eu-west-1"
+url = "s3://bucket/prefix"
+region = "eu-west-1"
 credentials = "env"
 [memory]
 budget = "60%"

@@ -14,7 +14,8 @@ use futures::{StreamExt, TryStreamExt};
 use object_store::path::Path;
 use object_store::{
     CopyOptions, Error, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta,
-    ObjectStore, PutMode, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
+    ObjectStore, ObjectStoreExt, PutMode, PutMultipartOptions, PutOptions, PutPayload, PutResult,
+    Result,
 };
 use parking_lot::Mutex;
 
@@ -37,6 +38,13 @@ pub(crate) enum Fault {
     Late(u8),
     /// A put that lands over what is there although it should create.
     Overwrite,
+    /// A put that looks whether the name is free, lets others run, and then lands over what is there:
+    /// how servers without an atomic create behave.
+    CheckThenPut,
+    /// A put refused for who asks.
+    Denied,
+    /// A put into a bucket that is not there.
+    NoBucket,
     /// A put reported done of which nothing landed.
     Forgotten,
     /// A LIST that lacks its last name.
@@ -158,6 +166,19 @@ impl ObjectStore for Faulty {
                 let options = PutOptions::from(PutMode::Overwrite);
                 self.inner.put_opts(location, payload, options).await
             }
+            Fault::CheckThenPut => {
+                if self.inner.head(location).await.is_ok() {
+                    return Err(exists(location));
+                }
+                tokio::task::yield_now().await;
+                let options = PutOptions::from(PutMode::Overwrite);
+                self.inner.put_opts(location, payload, options).await
+            }
+            Fault::Denied => Err(Error::PermissionDenied {
+                path: location.to_string(),
+                source: "403".into(),
+            }),
+            Fault::NoBucket => Err(missing(location)),
             Fault::Forgotten => Ok(PutResult {
                 e_tag: None,
                 version: None,

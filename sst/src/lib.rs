@@ -5,7 +5,7 @@
 //! [`reader`] (one file: bytes, made, found, read); [`merge`] (several sources as one);
 //! [`manifest`] and [`manifest_store`] (what a shard consists of, and how that changes),
 //! [`names`] (every object's key), [`local_store`] and [`store_check`] (a store that keeps what it
-//! promises); [`compaction`] and [`garbage`] (what to join, what to delete). The seam below is `object_store::ObjectStore`.
+//! promises), [`s3`] (a bucket); [`compaction`] and [`garbage`] (what to join, what to delete). The seam below is `object_store::ObjectStore`.
 //!
 //! Never here: the log, a role, a table's name, SQL. A term is only ever copied, never judged,
 //! except by the manifest's commit.
@@ -28,6 +28,7 @@ mod model;
 pub mod names;
 pub mod predicate;
 pub mod reader;
+pub mod s3;
 pub mod store_check;
 pub mod writer;
 

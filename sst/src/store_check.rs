@@ -6,8 +6,9 @@
 //! 3. A GET returns the winner's bytes.
 //! 4. The object is deleted and then gone.
 //!
-//! A client that repeats a put after a lost answer is told `AlreadyExists` of its own success; a
-//! round in which nobody was told that it won is therefore run again under another name.
+//! A client that repeats a put after a lost answer is told `AlreadyExists` of its own success, and a
+//! server may refuse all puts of a name in whose folder something else happens (S3's 409); a round
+//! in which nobody was told that it won is therefore run again under another name.
 //!
 //! Never here: a repair, or a setting that skips the check.
 
@@ -47,12 +48,27 @@ pub enum CheckError {
     /// A delete does nothing.
     #[error("the store does not delete: the check's object is still there")]
     NotDeleted,
+    /// Who asks is not known there, or may not do what the check does.
+    #[error("the store refuses the credentials, or a right that is needed: {0}")]
+    Denied(Error),
+    /// The place that should hold the objects is not there.
+    #[error("the store's bucket is not there: {0}")]
+    NoBucket(Error),
     /// It did not answer, or refused a request that it must serve.
     #[error("the store cannot be checked: {0}")]
-    Store(#[from] Error),
+    Store(Error),
     /// The deadline passed first.
     #[error("the store did not answer the check in time")]
     TimedOut,
+}
+
+impl From<Error> for CheckError {
+    fn from(error: Error) -> Self {
+        match error {
+            Error::PermissionDenied { .. } | Error::Unauthenticated { .. } => Self::Denied(error),
+            error => Self::Store(error),
+        }
+    }
 }
 
 /// Proves that `store` creates once, lists at once and returns what was written.
@@ -98,10 +114,10 @@ async fn race(store: &dyn ObjectStore, name: &Path) -> Result<bool, CheckError> 
         return Err(CheckError::ManyWinners(winners.len()));
     }
     if create(store, name, bytes_of(RACERS)).await? {
-        return Err(match winners.is_empty() {
-            true => CheckError::NoWinner,
-            false => CheckError::Replaced,
-        });
+        return match winners.is_empty() {
+            true => Ok(false),
+            false => Err(CheckError::Replaced),
+        };
     }
     if !is_listed(store, name).await? {
         return Err(CheckError::NotListed);
@@ -122,13 +138,14 @@ async fn race(store: &dyn ObjectStore, name: &Path) -> Result<bool, CheckError> 
 }
 
 /// Whether the put was told that it created the object.
-async fn create(store: &dyn ObjectStore, name: &Path, bytes: Bytes) -> Result<bool, Error> {
+async fn create(store: &dyn ObjectStore, name: &Path, bytes: Bytes) -> Result<bool, CheckError> {
     let options = PutOptions::from(PutMode::Create);
     let payload = PutPayload::from_bytes(bytes);
     match store.put_opts(name, payload, options).await {
         Ok(_) => Ok(true),
         Err(Error::AlreadyExists { .. }) => Ok(false),
-        Err(error) => Err(error),
+        Err(error @ Error::NotFound { .. }) => Err(CheckError::NoBucket(error)),
+        Err(error) => Err(error.into()),
     }
 }
 
@@ -192,10 +209,12 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_winner_that_is_told_it_lost_is_no_fault_of_the_store() {
-        let store = Faulty::new(Arc::new(InMemory::new())).puts([Fault::OwnExists]);
-        checked(&store).await.unwrap();
-        assert_eq!(left_behind(&store).await, 0);
+    async fn a_round_without_a_winner_is_no_fault_of_the_store() {
+        for puts in [vec![Fault::OwnExists], vec![Fault::Conflict; RACERS]] {
+            let store = Faulty::new(Arc::new(InMemory::new())).puts(puts);
+            checked(&store).await.unwrap();
+            assert_eq!(left_behind(&store).await, 0);
+        }
     }
 
     /// The sentence that refuses a store whose calls fail as the scripts say.
@@ -231,13 +250,8 @@ mod tests {
         let no_winner = "the store reports no create as done, in 3 rounds of 16 racing puts";
         let silent = [vec![Fault::OwnExists], vec![Fault::None; RACERS]].concat();
         refused(silent.repeat(3), good(), good(), no_winner).await;
-        refused(
-            [vec![Fault::Conflict; RACERS], good()].concat(),
-            good(),
-            good(),
-            no_winner,
-        )
-        .await;
+        let refusing = [vec![Fault::Conflict; RACERS], vec![Fault::None]].concat();
+        refused(refusing.repeat(3), good(), good(), no_winner).await;
         let not_listed = "the store does not list an object at once after its put";
         refused(good(), good(), all(Fault::Stale), not_listed).await;
         let second_list = vec![Fault::None, Fault::Stale];
@@ -259,6 +273,28 @@ mod tests {
             "the store cannot be checked: Generic faulty error: the connection broke",
         )
         .await;
+    }
+
+    #[tokio::test]
+    async fn a_store_that_looks_and_then_writes_is_refused() {
+        let memory = Arc::new(InMemory::new());
+        let store = Faulty::new(memory.clone()).puts(vec![Fault::CheckThenPut; 100]);
+        let error = checked(&store).await.unwrap_err();
+        assert!(matches!(error, CheckError::ManyWinners(2..)), "{error}");
+        assert_eq!(left_behind(&*memory).await, 0);
+    }
+
+    #[tokio::test]
+    async fn who_asks_and_where_are_faults_of_their_own() {
+        let said = async |fault| {
+            let store = Faulty::new(Arc::new(InMemory::new())).puts([fault]);
+            checked(&store).await.unwrap_err()
+        };
+        assert!(matches!(said(Fault::Denied).await, CheckError::Denied(_)));
+        assert!(matches!(
+            said(Fault::NoBucket).await,
+            CheckError::NoBucket(_)
+        ));
     }
 
     #[tokio::test]

@@ -2,15 +2,18 @@
 //!
 //! ```text
 //! servers install             everything into the cache, with a line for each
-//! servers run kafka --nodes 3 prints where it listens; ends with SIGINT or when its input closes
+//! servers run kafka --nodes 3 prints where it listens
+//! servers run s3 --bucket a   prints what a node's configuration needs
 //! ```
+//! What runs ends with SIGINT or when its input closes.
 
 #![allow(clippy::print_stdout, reason = "a program that reports")]
 
 use anyhow::Result;
-use clap::{Parser, Subcommand, ValueEnum};
-use integration::servers::KAFKA;
+use clap::{Parser, Subcommand};
 use integration::servers::kafka::{self, Setup};
+use integration::servers::versitygw::{self, Versitygw};
+use integration::servers::{KAFKA, VERSITYGW};
 use tokio::io::AsyncReadExt;
 use tokio::time::Instant;
 
@@ -26,48 +29,70 @@ enum Action {
     /// Fetches what is missing into the cache.
     Install,
     /// Starts a server and runs it until its input closes or it is interrupted.
-    Run {
-        server: Server,
+    #[command(subcommand)]
+    Run(Server),
+}
+
+#[derive(Clone, Debug, Subcommand)]
+enum Server {
+    /// Apache Kafka.
+    Kafka {
         /// Brokers: 1 or 3.
         #[arg(long, default_value_t = 1)]
         nodes: u16,
     },
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum Server {
-    Kafka,
+    /// S3 by versitygw.
+    S3 {
+        /// A bucket that is made.
+        #[arg(long, default_value = "auxo")]
+        bucket: String,
+    },
 }
 
 #[tokio::main]
 async fn main() -> Result<()> {
+    let began = Instant::now();
     match Arguments::parse().action {
         Action::Install => {
-            let began = Instant::now();
             kafka::install().await?;
             println!(
                 "Apache Kafka {KAFKA} is installed ({:.1?})",
                 began.elapsed()
             );
+            let began = Instant::now();
+            versitygw::install()?;
+            println!(
+                "versitygw {VERSITYGW} is installed ({:.1?})",
+                began.elapsed()
+            );
             Ok(())
         }
-        Action::Run {
-            server: Server::Kafka,
-            nodes,
-        } => {
-            let began = Instant::now();
+        Action::Run(Server::Kafka { nodes }) => {
             let mut kafka = Setup::new(nodes).start().await?;
             println!("{}", kafka.bootstrap());
             eprintln!("ready after {:.1?}", began.elapsed());
-            let mut input = tokio::io::stdin();
-            let mut ignored = [0; 256];
-            let closed =
-                async { while !matches!(input.read(&mut ignored).await, Ok(0) | Err(_)) {} };
-            tokio::select! {
-                () = closed => {}
-                interrupted = tokio::signal::ctrl_c() => interrupted?,
-            }
+            told_to_end().await?;
             kafka.stop().await
         }
+        Action::Run(Server::S3 { bucket }) => {
+            let mut gateway = Versitygw::start().await?;
+            gateway.make_bucket(&bucket).await?;
+            print!("{}", gateway.config(&bucket));
+            eprintln!("ready after {:.1?}", began.elapsed());
+            told_to_end().await?;
+            gateway.stop().await
+        }
     }
+}
+
+/// Waits for the end of the input or an interrupt.
+async fn told_to_end() -> Result<()> {
+    let mut input = tokio::io::stdin();
+    let mut ignored = [0; 256];
+    let closed = async { while !matches!(input.read(&mut ignored).await, Ok(0) | Err(_)) {} };
+    tokio::select! {
+        () = closed => {}
+        interrupted = tokio::signal::ctrl_c() => interrupted?,
+    }
+    Ok(())
 }

@@ -1,0 +1,310 @@
+//! A real server of buckets: what the manifest protocol needs of it holds, also when it dies or stops
+//! in the middle, and a node refuses by name what it cannot use.
+
+#![allow(clippy::unwrap_used, reason = "every line of it is a test")]
+
+use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use auxo_proto::ids::{Seq, Term};
+use auxo_proto::random::Random;
+use auxo_sst::manifest::{Floor, Manifest};
+use auxo_sst::manifest_store::{CommitError, ManifestStore, ReadError};
+use auxo_sst::s3::S3Store;
+use auxo_sst::store_check;
+use bytes::Bytes;
+use futures::TryStreamExt;
+use futures::future::join_all;
+use integration::servers::versitygw::Versitygw;
+use integration::standalone::Setup;
+use integration::{binary, disk, wait};
+use object_store::path::Path;
+use object_store::{ObjectStore, ObjectStoreExt};
+use parking_lot::Mutex;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+/// Longest time for anything that should happen soon.
+const SOON: Duration = Duration::from_secs(60);
+
+/// A gateway with the bucket `rows`.
+async fn gateway() -> Versitygw {
+    let gateway = Versitygw::start().await.unwrap();
+    gateway.make_bucket("rows").await.unwrap();
+    gateway
+}
+
+async fn names(store: &dyn ObjectStore) -> Vec<Path> {
+    let listed: Vec<_> = store.list(None).try_collect().await.unwrap();
+    listed.into_iter().map(|object| object.location).collect()
+}
+
+/// Manifests of one shard, seen by a client of their own.
+fn manifests(gateway: &Versitygw) -> ManifestStore {
+    let store = gateway.store("rows/eu").unwrap();
+    ManifestStore::new(Arc::new(store), Path::from("7"))
+}
+
+/// The state of a shard that has only a claim.
+fn content(write_id: u128) -> Manifest {
+    Manifest {
+        term: Term { epoch: 1, inc: 0 },
+        writer: 1,
+        write_id,
+        incarnation: 5,
+        base_seq: Seq(0),
+        flushed: 0,
+        floor: Floor::default(),
+        claim: 0,
+        files: Vec::new(),
+        tablets: Vec::new(),
+        batches: Arc::default(),
+        deletes: Vec::new(),
+        parents: Vec::new(),
+        retired: Vec::new(),
+    }
+}
+
+/// Numbers 1 to `last` are there, each with an id of its own, and nothing behind them.
+async fn is_one_chain(manifests: &ManifestStore, last: u64) -> Vec<u128> {
+    let mut ids = Vec::new();
+    for number in 1..=last {
+        ids.push(manifests.read(number).await.unwrap().unwrap().write_id);
+    }
+    assert_eq!(manifests.read(last + 1).await.unwrap(), None);
+    let distinct: HashSet<_> = ids.iter().collect();
+    assert_eq!(distinct.len(), ids.len());
+    ids
+}
+
+#[tokio::test]
+async fn checks_of_several_nodes_at_once_pass_and_leave_nothing() {
+    let gateway = gateway().await;
+    let checked = (0..6).map(|seed| {
+        let store = gateway.store("rows/eu").unwrap();
+        async move { store_check::check(&store, &Random::seeded(seed), Instant::now() + SOON).await }
+    });
+    for checked in join_all(checked).await {
+        checked.unwrap();
+    }
+    assert_eq!(names(&gateway.store("rows").unwrap()).await, []);
+}
+
+#[tokio::test]
+async fn what_lies_below_the_prefix_is_seen_without_it() {
+    let gateway = gateway().await;
+    let (whole, part) = (
+        gateway.store("rows").unwrap(),
+        gateway.store("rows/eu/a").unwrap(),
+    );
+    let (one, two) = (Path::from("7/sst/1"), Path::from("7/sst/2"));
+    part.put(&one, "first".into()).await.unwrap();
+    part.put(&two, "second".into()).await.unwrap();
+    whole.put(&Path::from("eu/b"), "x".into()).await.unwrap();
+    assert_eq!(names(&part).await, [one.clone(), two.clone()]);
+    assert_eq!(names(&whole).await.len(), 3);
+    let behind: Vec<_> = part
+        .list_with_offset(None, &one)
+        .try_collect()
+        .await
+        .unwrap();
+    assert_eq!(behind.len(), 1);
+    let middle = part.get_range(&two, 1..4).await.unwrap();
+    assert_eq!(middle, Bytes::from_static(b"eco"));
+    part.delete(&one).await.unwrap();
+    assert_eq!(names(&part).await, [two]);
+}
+
+#[tokio::test]
+async fn one_of_eight_writers_gets_a_number() {
+    let gateway = gateway().await;
+    let rounds = 20;
+    let mut base = None;
+    for round in 1..=rounds {
+        let contents: Vec<_> = (0..8).map(|writer| content(round * 8 + writer)).collect();
+        let told = join_all(contents.iter().map(|content| {
+            let manifests = manifests(&gateway);
+            let base = base.as_ref().map(|(number, base)| (*number, base));
+            async move { manifests.commit(base, content, Instant::now() + SOON).await }
+        }));
+        let (mut won, mut lost) = (Vec::new(), Vec::new());
+        for (content, told) in contents.iter().zip(told.await) {
+            match told {
+                Ok(number) => won.push((number, content.clone())),
+                Err(CommitError::Rebase { number, newer }) => lost.push((number, *newer)),
+                Err(error) => panic!("{error}"),
+            }
+        }
+        let [winner] = won.as_slice() else {
+            panic!("{} winners in round {round}", won.len());
+        };
+        assert_eq!(u128::from(winner.0), round);
+        assert!(lost.iter().all(|told| told == winner), "{lost:?}");
+        base = won.pop();
+    }
+    is_one_chain(&manifests(&gateway), 20).await;
+}
+
+/// Bytes of the object with that name: 64 KiB that no other object has.
+fn bytes_of(name: &Path) -> Bytes {
+    let seed = crc32c::crc32c(name.as_ref().as_bytes());
+    let random = Random::seeded(seed.into());
+    let words = (0..8192).flat_map(|_| random.next_u64().to_le_bytes());
+    words.collect()
+}
+
+/// Puts objects one after the other until told to stop; those that were acknowledged are noted.
+async fn put_until(
+    store: S3Store,
+    task: u32,
+    acked: Arc<Mutex<HashSet<Path>>>,
+    stop: CancellationToken,
+) {
+    let mut number = 0_u64;
+    while !stop.is_cancelled() {
+        let name = Path::from(format!("7/sst/{task}/{number:020}"));
+        number += 1;
+        if store.put(&name, bytes_of(&name).into()).await.is_ok() {
+            acked.lock().insert(name);
+        }
+    }
+}
+
+/// Commits one manifest after the other until told to stop.
+///
+/// * returns: number and id of each that was committed.
+async fn commit_until(manifests: ManifestStore, stop: CancellationToken) -> BTreeMap<u64, u128> {
+    let (mut committed, mut base) = (BTreeMap::new(), None);
+    while !stop.is_cancelled() {
+        let content = content(committed.len() as u128 + 1);
+        let before = base.as_ref().map(|(number, base)| (*number, base));
+        let told = manifests.commit(before, &content, Instant::now() + SOON);
+        let number = told.await.unwrap();
+        committed.insert(number, content.write_id);
+        base = Some((number, content));
+    }
+    committed
+}
+
+#[tokio::test]
+async fn what_was_acknowledged_outlives_a_kill_in_the_middle_and_nothing_is_torn() {
+    let mut gateway = gateway().await;
+    let (acked, stop) = (
+        Arc::<Mutex<HashSet<Path>>>::default(),
+        CancellationToken::new(),
+    );
+    let mut writers = JoinSet::new();
+    for task in 0..4 {
+        let store = gateway.store("rows/eu").unwrap();
+        writers.spawn(put_until(store, task, Arc::clone(&acked), stop.clone()));
+    }
+    let mut committer = JoinSet::new();
+    committer.spawn(commit_until(manifests(&gateway), stop.clone()));
+    let more_than = async |count: usize| {
+        wait::until("more objects are acknowledged", SOON, || async {
+            let found = acked.lock().len();
+            anyhow::ensure!(found > count, "{found} of {count}");
+            Ok(found)
+        })
+        .await
+        .unwrap()
+    };
+    let mut known = more_than(20).await;
+    for _ in 0..3 {
+        gateway.kill().unwrap();
+        gateway.restart().unwrap();
+        gateway.ready().await.unwrap();
+        known = more_than(known + 20).await;
+    }
+    stop.cancel();
+    while let Some(ended) = writers.join_next().await {
+        ended.unwrap();
+    }
+    let committed = committer.join_next().await.unwrap().unwrap();
+
+    let store = gateway.store("rows/eu").unwrap();
+    let found = names(&store).await;
+    let found: HashSet<_> = found
+        .into_iter()
+        .filter(|name| name.as_ref().contains("/sst/"))
+        .collect();
+    let acked = acked.lock().clone();
+    assert_eq!(acked.difference(&found).next(), None);
+    for name in &found {
+        let stored = store.get(name).await.unwrap().bytes().await.unwrap();
+        assert!(stored == bytes_of(name), "{name} is torn");
+    }
+    let ids = is_one_chain(&manifests(&gateway), committed.len() as u64).await;
+    assert_eq!(ids, committed.into_values().collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn a_server_that_hangs_costs_time_and_no_doubt() {
+    let gateway = gateway().await;
+    let manifests = manifests(&gateway);
+    let first = content(1);
+    let committed = manifests.commit(None, &first, Instant::now() + SOON).await;
+    assert_eq!(committed.unwrap(), 1);
+
+    gateway.pause().unwrap();
+    let mut impatient = gateway.settings("rows/eu").unwrap();
+    impatient.request_time = Duration::from_millis(300);
+    let impatient = Arc::new(S3Store::open(&impatient).unwrap());
+    let reading = ManifestStore::new(impatient, Path::from("7"));
+    assert!(matches!(reading.read(1).await, Err(ReadError::Store(_))));
+    let (base, second) = (Some((1, &first)), content(2));
+    let deadline = Instant::now() + Duration::from_secs(5);
+    let told = manifests.commit(base, &second, deadline).await;
+    assert!(
+        matches!(told, Err(CommitError::Unknown { number: 2, .. })),
+        "{told:?}"
+    );
+
+    gateway.resume().unwrap();
+    let told = manifests.commit(base, &second, Instant::now() + SOON).await;
+    assert_eq!(told.unwrap(), 2);
+    assert_eq!(is_one_chain(&manifests, 2).await, [1, 2]);
+}
+
+/// What a node says that does not start with this configuration of its store.
+async fn refusal(config: String) -> String {
+    let folder = disk::folder("refused").unwrap();
+    let mut setup = Setup::new(&binary::beside().unwrap(), folder.path());
+    setup.config = config;
+    let mut node = setup.spawn().unwrap();
+    let status = node.exited(SOON).await.unwrap();
+    assert!(!status.success());
+    node.log()
+}
+
+#[tokio::test]
+async fn a_node_names_what_is_wrong_with_its_bucket() {
+    let gateway = gateway().await;
+    let said = refusal(gateway.config("nothing/eu")).await;
+    let expected = "store.url s3://nothing/eu: the store's bucket is not there: ";
+    assert!(said.contains(expected), "{said}");
+
+    let folder = disk::folder("keys").unwrap();
+    let keys = folder.path().join("keys");
+    std::fs::write(
+        &keys,
+        "aws_access_key_id = x\naws_secret_access_key = canary\n",
+    )
+    .unwrap();
+    let own = gateway.credentials().display().to_string();
+    let others = keys.display().to_string();
+    let said = refusal(gateway.config("rows").replace(&own, &others)).await;
+    let expected = format!(
+        "store.url s3://rows, store.credentials file:{others}: the store refuses the credentials"
+    );
+    assert!(said.contains(&expected), "{said}");
+    assert!(!said.contains("canary"), "{said}");
+
+    let said = refusal(gateway.config("rows").replace("127.0.0.1", "10.0.0.1")).await;
+    assert!(
+        said.contains("\"store.endpoint\" is http://10.0.0.1:"),
+        "{said}"
+    );
+}
