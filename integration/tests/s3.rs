@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use auxo_proto::ids::{Seq, Term};
 use auxo_proto::random::Random;
+use auxo_sst::cache::{BLOCK, CachedStore};
 use auxo_sst::manifest::{Floor, Manifest};
 use auxo_sst::manifest_store::{CommitError, ManifestStore, ReadError};
 use auxo_sst::s3::S3Store;
@@ -266,6 +267,31 @@ async fn a_server_that_hangs_costs_time_and_no_doubt() {
     let told = manifests.commit(base, &second, Instant::now() + SOON).await;
     assert_eq!(told.unwrap(), 2);
     assert_eq!(is_one_chain(&manifests, 2).await, [1, 2]);
+}
+
+#[tokio::test]
+async fn what_was_read_once_is_read_without_the_server() {
+    let mut gateway = gateway().await;
+    let folder = disk::folder("cache").unwrap();
+    let store = Arc::new(gateway.store("rows/eu").unwrap());
+    let name = Path::from("7/sst/1.0-1/2-3-01ARZ3NDEKTSV4RRFFQ69G5FAV.parquet");
+    let content = Bytes::from(vec![7; 3 * BLOCK as usize + 9]);
+    store.put(&name, content.clone().into()).await.unwrap();
+    let cache = CachedStore::open(store, folder.path(), 16 * BLOCK).unwrap();
+    let (some, rest) = (5..BLOCK + 1, 3 * BLOCK..3 * BLOCK + 9);
+    let found = cache.get_range(&name, some.clone()).await.unwrap();
+    assert!(found == content.slice(5..BLOCK as usize + 1));
+    let found = cache.get_range(&name, rest.clone()).await.unwrap();
+    assert!(found == content.slice(3 * BLOCK as usize..));
+    gateway.kill().unwrap();
+    cache.get_range(&name, some).await.unwrap();
+    cache.get_range(&name, rest).await.unwrap();
+    assert!(
+        cache
+            .get_range(&name, 2 * BLOCK..2 * BLOCK + 1)
+            .await
+            .is_err()
+    );
 }
 
 /// What a node says that does not start with this configuration of its store.
