@@ -1,7 +1,5 @@
 //! Two nodes in one process: one leads a shard with one tablet, the other takes requests for it.
 
-#![allow(dead_code, reason = "each test uses its part of it")]
-
 use std::sync::Arc;
 
 use auxo_compute_node::channels::Channels;
