@@ -3,9 +3,13 @@
 //!
 //! Never here: what a test expects of it.
 
+use std::collections::BTreeMap;
 use std::path::Path;
+use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
+use reqwest::Method;
+use rustix::process::Signal;
 use serde_json::Value;
 
 use crate::servers::kafka::{self, Kafka};
@@ -16,23 +20,45 @@ use crate::standalone::{Role, Setup, Standalone};
 /// Bucket and prefix of a cluster that has one.
 pub const BUCKET: &str = "rows/cluster";
 
+/// How long a node may take to end that was asked to: it flushes what it leads.
+const STOPPED_WITHIN: Duration = Duration::from_secs(120);
+
 /// How a cluster is made.
 #[derive(Clone, Debug)]
 pub struct Plan {
     /// Compute nodes.
     pub nodes: usize,
+    /// Shards that meta begins with.
+    pub shards: u32,
+    /// Brokers of Kafka: 3, each row on at least two of them, or 1, which `wal.allow_weak` takes.
+    pub brokers: u16,
     /// Whether its files lie in a bucket; else in a folder that all share.
     pub bucket: bool,
     /// Lines of configuration of every compute node besides addresses, log and store, as TOML.
     pub config: String,
 }
 
+impl Default for Plan {
+    /// The smallest that has something to forward: two nodes, two shards, one broker, a folder.
+    fn default() -> Self {
+        Self {
+            nodes: 2,
+            shards: 2,
+            brokers: 1,
+            bucket: false,
+            config: String::new(),
+        }
+    }
+}
+
 /// A running cluster; its processes end with it.
 pub struct Cluster {
-    /// The log service: one broker.
+    /// The log service.
     pub kafka: Kafka,
     /// The server of its bucket, where it has one.
     pub s3: Option<Versitygw>,
+    /// How the meta node is started; it is called `m0`.
+    pub meta_setup: Setup,
     /// The meta node.
     pub meta: Standalone,
     /// How the compute nodes are started; they are called `c0`, `c1`, ….
@@ -44,12 +70,13 @@ pub struct Cluster {
 impl Cluster {
     /// Starts everything and waits until each node serves.
     ///
-    /// * `folder`: an empty directory for all of it.
+    /// * `folder`: an empty directory for all of it but the files of Kafka and of the bucket.
     pub async fn start(binary: &Path, folder: &Path, plan: &Plan) -> Result<Self> {
-        let kafka = kafka::Setup::new(1).start().await?;
+        let kafka = kafka::Setup::new(plan.brokers).start().await?;
         let log = format!(
-            "[wal]\nurl = \"kafka://{}\"\nallow_weak = true\n",
-            kafka.bootstrap()
+            "[wal]\nurl = \"kafka://{}\"\nallow_weak = {}\n",
+            kafka.bootstrap(),
+            plan.brokers == 1
         );
         let [meta_port] = ports::free()?;
         let make = |name: &str, role, config: String| -> Result<Setup> {
@@ -62,9 +89,10 @@ impl Cluster {
             setup.internal = Some(internal);
             Ok(setup)
         };
-        let mut meta = make("m0", Role::Meta, log.clone())?;
-        meta.internal = Some(meta_port);
-        let meta = meta.spawn()?;
+        let of_meta = format!("{log}[meta]\nshards = {}\n", plan.shards);
+        let mut meta_setup = make("m0", Role::Meta, of_meta)?;
+        meta_setup.internal = Some(meta_port);
+        let meta = meta_setup.spawn()?;
         let (s3, store) = match plan.bucket {
             true => {
                 let gateway = Versitygw::start().await?;
@@ -94,26 +122,128 @@ impl Cluster {
         Ok(Self {
             kafka,
             s3,
+            meta_setup,
             meta,
             setups,
             nodes,
         })
     }
 
+    /// Ends everything as an operator would: compute nodes all at once, then meta, then the servers.
+    ///
+    /// * errors: names the node that did not end in peace.
+    pub async fn stop(&mut self) -> Result<()> {
+        for node in &self.nodes {
+            node.signal(Signal::TERM)?;
+        }
+        for (at, node) in self.nodes.iter_mut().enumerate() {
+            let status = node.exited(STOPPED_WITHIN).await;
+            let status = status.with_context(|| format!("c{at}\n{}", node.log_tail()))?;
+            if !status.success() {
+                bail!("c{at} ended with {status}\n{}", node.log_tail());
+            }
+        }
+        let status = self.meta.terminate(STOPPED_WITHIN).await.context("m0")?;
+        if !status.success() {
+            bail!("m0 ended with {status}\n{}", self.meta.log_tail());
+        }
+        self.kafka.stop().await?;
+        match &mut self.s3 {
+            Some(gateway) => gateway.stop().await,
+            None => Ok(()),
+        }
+    }
+
+    /// Starts everything that was stopped, on the same data, and waits until each node serves.
+    pub async fn start_again(&mut self) -> Result<()> {
+        for broker in 0..self.kafka.addresses().len() {
+            self.kafka.restart(broker)?;
+        }
+        if let Some(gateway) = &mut self.s3 {
+            gateway.restart()?;
+            gateway.ready().await?;
+        }
+        let ready = self.kafka.ready().await;
+        ready.with_context(|| self.kafka.log_tail())?;
+        self.meta = self.meta_setup.spawn()?;
+        let started = self.setups.iter().map(Setup::start);
+        self.nodes = futures::future::try_join_all(started).await?;
+        Ok(())
+    }
+
+    /// What meta lists, as a compute node passes it on.
+    async fn ask(&self, path: &str, told_by: usize) -> Result<Value> {
+        let http = &self.nodes[told_by].http;
+        let answer = http.send(http.request(Method::GET, path)).await?;
+        if answer.status != 200 {
+            bail!("{path} at c{told_by}: {} {}", answer.status, answer.body);
+        }
+        Ok(answer.json())
+    }
+
+    /// Each shard as meta shows it, in the order of their ids.
+    pub async fn shards(&self, told_by: usize) -> Result<Vec<Led>> {
+        let nodes = self.ask("/v1/nodes", told_by).await?;
+        let mut numbers = BTreeMap::new();
+        for node in nodes.as_array().context("a list of nodes")? {
+            let name = node["name"].as_str().unwrap_or_default();
+            let number = name.strip_prefix('c').context("a compute node")?;
+            numbers.insert(node["id"].as_u64(), number.parse::<usize>()?);
+        }
+        let mut led = Vec::new();
+        let listed = self.ask("/v1/shards", told_by).await?;
+        for shard in listed.as_array().context("a list of shards")? {
+            let leader = shard["leader"].as_u64();
+            led.push(Led {
+                shard: shard["id"].as_u64().context("id of a shard")?,
+                leader: leader.and_then(|id| numbers.get(&Some(id)).copied()),
+                served: shard["served"] == true,
+            });
+        }
+        Ok(led)
+    }
+
     /// Which of the compute nodes leads a shard, as another one tells it.
     pub async fn leader(&self, shard: u64, told_by: usize) -> Result<usize> {
-        let ask = async |path: &str| {
-            let http = &self.nodes[told_by].http;
-            let answer = http.send(http.request(reqwest::Method::GET, path)).await?;
-            anyhow::Ok(answer.json())
-        };
-        let id = ask(&format!("/v1/shards/{shard}")).await?["leader"].take();
-        let nodes = ask("/v1/nodes").await?;
-        let named = |node: &&Value| node["id"] == id;
-        let node = nodes.as_array().and_then(|all| all.iter().find(named));
-        let name = node.and_then(|node| node["name"].as_str());
-        let name = name.with_context(|| format!("shard {shard}: {id} among {nodes}"))?;
-        let number = name.strip_prefix('c').context("a compute node")?;
-        Ok(number.parse()?)
+        let shards = self.shards(told_by).await?;
+        let found = shards.iter().find(|led| led.shard == shard);
+        let leader = found.and_then(|led| led.leader);
+        leader.with_context(|| format!("shard {shard} in {shards:?}"))
     }
+
+    /// Hash ranges of the tablets of a shard, both ends included.
+    pub async fn ranges(&self, shard: u64, told_by: usize) -> Result<Vec<(u32, u32)>> {
+        let shown = self.ask(&format!("/v1/shards/{shard}"), told_by).await?;
+        let end = |tablet: &Value, name: &str| -> Result<u32> {
+            let end = tablet[name].as_u64();
+            Ok(end
+                .with_context(|| format!("{name} of {tablet}"))?
+                .try_into()?)
+        };
+        let tablets = shown["tablets"].as_array().context("a list of tablets")?;
+        let ranges = tablets
+            .iter()
+            .map(|tablet| Ok((end(tablet, "lo")?, end(tablet, "hi")?)));
+        ranges.collect()
+    }
+
+    /// The files of Kafka and of the bucket stay when this ends; returns where.
+    pub fn keep_files(&mut self) -> Vec<String> {
+        let gateway = self.s3.as_mut().map(Versitygw::keep_files);
+        [self.kafka.keep_files()]
+            .into_iter()
+            .chain(gateway)
+            .collect()
+    }
+}
+
+/// Who leads a shard.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Led {
+    /// Its id.
+    pub shard: u64,
+    /// Number of the compute node that is to lead it, if one is.
+    pub leader: Option<usize>,
+    /// Whether that node says that it does.
+    pub served: bool,
 }

@@ -1,37 +1,43 @@
-//! Real processes on a real log and a real bucket: any node takes a write, and a leader that dies is
-//! replaced.
+//! Real processes on a real log and a real bucket: any node takes a write and answers for all, a leader
+//! that dies is replaced, and what was being read from it is whole or an error.
 
 #![allow(clippy::unwrap_used, reason = "every line of it is a test")]
 
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
+use auxo_proto::random::Random;
 use futures::TryStreamExt;
 use integration::cluster::{BUCKET, Cluster, Plan};
+use integration::http::Http;
 use integration::{binary, disk, wait};
 use object_store::ObjectStore;
-use serde_json::json;
+use reqwest::Method;
+use serde_json::{Value, json};
 
 /// Rows of one write.
 const ROWS: i64 = 50;
+
+/// Lines of line protocol, a row for each number, spread over five hosts.
+fn lines(from: i64, count: i64) -> String {
+    let line = |n: i64| format!("cpu,host=h{} n={n}i {n}\n", n % 5);
+    (from..from + count).map(line).collect()
+}
 
 #[tokio::test]
 async fn what_was_acked_outlives_the_leader_that_acked_it() {
     let folder = disk::folder("cluster").unwrap();
     let binary = binary::beside().unwrap();
     let plan = Plan {
-        nodes: 2,
         bucket: true,
         config: "[flush]\nage = \"500ms\"\n".to_owned(),
+        ..Plan::default()
     };
     let mut cluster = Cluster::start(&binary, folder.path(), &plan).await.unwrap();
-    let lines = |from: i64| -> String {
-        let line = |n: i64| format!("cpu,host=h{} n={n}i {n}\n", n % 5);
-        (from..from + ROWS).map(line).collect()
-    };
     let mut acked = 0;
     for round in 0..6 {
         let node = &cluster.nodes[round % 2];
-        let answer = node.http.write("main", lines(acked)).await.unwrap();
+        let answer = node.http.write("main", lines(acked, ROWS)).await.unwrap();
         assert_eq!(answer.status, 204, "node {}: {}", round % 2, answer.body);
         acked += ROWS;
     }
@@ -51,7 +57,7 @@ async fn what_was_acked_outlives_the_leader_that_acked_it() {
         cluster.nodes[dead].kill().unwrap();
         let files_before = sorted_files(&cluster).await.unwrap();
         let alive = 1 - dead;
-        let next = lines(acked);
+        let next = lines(acked, ROWS);
         wait::until("the other node leads", Duration::from_secs(60), || async {
             let answer = cluster.nodes[alive]
                 .http
@@ -94,4 +100,164 @@ async fn sorted_files(cluster: &Cluster) -> anyhow::Result<usize> {
         .iter()
         .filter(|object| is_sorted(object.location.as_ref()));
     Ok(files.count())
+}
+
+/// Rows of the table that takes a while to read, of a kibibyte each: more than sockets hold.
+const BIG_ROWS: u64 = 24_000;
+
+/// Rows of it in one write.
+const BIG_BATCH: u64 = 2_000;
+
+#[tokio::test]
+async fn any_node_answers_for_all_and_nothing_is_ever_partial() {
+    let folder = disk::folder("reads").unwrap();
+    let binary = binary::beside().unwrap();
+    let plan = Plan {
+        nodes: 3,
+        ..Plan::default()
+    };
+    let mut cluster = Cluster::start(&binary, folder.path(), &plan).await.unwrap();
+    for (name, columns) in [("cpu", "n BIGINT"), ("big", "n BIGINT, note STRING")] {
+        let create = format!(
+            "CREATE TABLE {name} (host STRING TAG, time TIMESTAMP(9) NOT NULL, {columns}, \
+             TIMESTAMP KEY (time)) PARTITION BY HASH(host) PARTITIONS 4"
+        );
+        let created = cluster.nodes[0].http.sql_answer(&create).await.unwrap();
+        assert_eq!(created.status, 200, "{}", created.body);
+    }
+    a_write_is_read_at_once_beside_it(&cluster).await;
+    a_plan_says_what_crossed(&cluster).await;
+    a_reader_outlives_the_leader(&mut cluster).await;
+}
+
+async fn a_write_is_read_at_once_beside_it(cluster: &Cluster) {
+    let select = "SELECT host, count(*), sum(n) FROM cpu GROUP BY host ORDER BY host";
+    for round in 0..9 {
+        let (writer, acked) = (round % 3, (round as i64 + 1) * ROWS);
+        let http = &cluster.nodes[writer].http;
+        let answer = http.write("main", lines(acked - ROWS, ROWS)).await.unwrap();
+        assert_eq!(answer.status, 204, "node {writer}: {}", answer.body);
+        let of_host = |host: i64| {
+            let numbers = (0..acked).filter(|n| n % 5 == host);
+            let (count, sum) = (numbers.clone().count(), numbers.sum::<i64>());
+            vec![json!(format!("h{host}")), json!(count), json!(sum)]
+        };
+        let expected: Vec<Vec<Value>> = (0..5).map(of_host).collect();
+        for beside in [1, 2] {
+            let reader = (writer + beside) % 3;
+            let rows = cluster.nodes[reader].http.sql(select).await.unwrap();
+            assert_eq!(rows, expected, "written at {writer}, read at {reader}");
+        }
+    }
+}
+
+/// A node that leads nothing, of which there is one: there are more nodes than shards.
+async fn idle(cluster: &Cluster) -> usize {
+    let shards = cluster.shards(0).await.unwrap();
+    let leads = |node: &usize| shards.iter().any(|led| led.leader == Some(*node));
+    (0..cluster.nodes.len()).find(|node| !leads(node)).unwrap()
+}
+
+async fn a_plan_says_what_crossed(cluster: &Cluster) {
+    let explain = "EXPLAIN ANALYZE SELECT host, sum(n) FROM cpu GROUP BY host";
+    let plan = wait::until("a node leads nothing", Duration::from_secs(60), || async {
+        let before = idle(cluster).await;
+        let rows = cluster.nodes[before].http.sql(explain).await?;
+        anyhow::ensure!(idle(cluster).await == before, "shards have moved");
+        Ok(rows)
+    });
+    let plan = json!(plan.await.unwrap()).to_string();
+    let (_, remote) = plan.split_once("RemoteExec: node=c").unwrap();
+    let (_, moved) = remote.split_once("bytes_moved=").unwrap();
+    assert!(
+        moved.starts_with(|first| ('1'..='9').contains(&first)),
+        "{plan}"
+    );
+}
+
+async fn a_reader_outlives_the_leader(cluster: &mut Cluster) {
+    let random = Random::seeded(7);
+    for from in (0..BIG_ROWS).step_by(BIG_BATCH as usize) {
+        let lines: String = (from..from + BIG_BATCH)
+            .map(|n| {
+                let words = (0..64).map(|_| format!("{:016x}", random.next_u64()));
+                let note: String = words.collect();
+                format!("big,host=h{} n={n}i,note=\"{note}\" {n}\n", n % 5)
+            })
+            .collect();
+        let answer = cluster.nodes[0].http.write("main", lines).await.unwrap();
+        assert_eq!(answer.status, 204, "{}", answer.body);
+    }
+    let reader = idle(cluster).await;
+    let dead = cluster.leader(1, reader).await.unwrap();
+    let alive: Vec<_> = (0..3).filter(|node| *node != dead).collect();
+    let http = cluster.nodes[reader].http.clone();
+    let request = http.request(Method::POST, "/v1/sql?format=ndjson");
+    let request = request.body("SELECT host, time, n, note FROM big");
+    let mut response = request.send().await.unwrap();
+    assert_eq!(response.status(), 200);
+    let mut body = response.chunk().await.unwrap().unwrap().to_vec();
+
+    let (asked, killed) = (AtomicU64::new(0), AtomicBool::new(false));
+    let doors: Vec<Http> = alive
+        .iter()
+        .map(|at| cluster.nodes[*at].http.clone())
+        .collect();
+    let counts = doors.iter().map(|http| counted(http, &asked, &killed));
+    let kill = async {
+        let within = Duration::from_secs(60);
+        wait::until("counts are asked for", within, || async {
+            let asked = asked.load(Ordering::Relaxed);
+            anyhow::ensure!(asked > 8, "{asked} so far");
+            Ok(())
+        })
+        .await
+        .unwrap();
+        cluster.nodes[dead].kill().unwrap();
+        killed.store(true, Ordering::Relaxed);
+        // A failure cuts the body behind the line that says so.
+        while let Ok(Some(piece)) = response.chunk().await {
+            body.extend_from_slice(&piece);
+        }
+    };
+    tokio::join!(futures::future::join_all(counts), kill);
+    let body = String::from_utf8(body).unwrap();
+    let (rows, last) = (
+        body.lines().count() as u64 - 1,
+        body.lines().last().unwrap(),
+    );
+    let last: Value = serde_json::from_str(last).unwrap();
+    match last.get("error") {
+        Some(error) => is_clear(error),
+        None => {
+            assert_eq!(last["end"]["row_count"], BIG_ROWS, "{last}");
+            assert_eq!((&last["end"]["truncated"], rows), (&json!(false), BIG_ROWS));
+        }
+    }
+}
+
+/// Counts again and again until the leader was killed and its successor answers; each answer counts
+/// every row or is an error.
+async fn counted(http: &Http, asked: &AtomicU64, killed: &AtomicBool) {
+    let select = "SELECT count(*), sum(n) FROM big";
+    let whole = json!([[BIG_ROWS, BIG_ROWS * (BIG_ROWS - 1) / 2]]);
+    let counted = wait::until("all is counted", Duration::from_secs(60), || async {
+        let after = killed.load(Ordering::Relaxed);
+        asked.fetch_add(1, Ordering::Relaxed);
+        let answer = http.sql_answer(select).await.unwrap();
+        let told = answer.json();
+        match answer.status {
+            200 => assert_eq!(told["rows"], whole, "partial: {told}"),
+            _ => is_clear(&told),
+        }
+        anyhow::ensure!(after && answer.status == 200, "{told}");
+        Ok(())
+    });
+    counted.await.unwrap();
+}
+
+/// An error that says that a node is gone, not that something went wrong inside.
+fn is_clear(problem: &Value) {
+    let code = problem["code"].as_str().unwrap_or_default();
+    assert!(!["", "INTERNAL", "CORRUPT"].contains(&code), "{problem}");
 }
