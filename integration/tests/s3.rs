@@ -23,6 +23,7 @@ use integration::{binary, disk, wait};
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt};
 use parking_lot::Mutex;
+use serde_json::json;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -292,6 +293,72 @@ async fn what_was_read_once_is_read_without_the_server() {
             .await
             .is_err()
     );
+}
+
+/// How many sorted files lie in the bucket.
+async fn sorted_files(store: &S3Store) -> usize {
+    let names = names(store).await;
+    let files = names.iter().filter(|name| name.as_ref().contains("/sst/"));
+    files.count()
+}
+
+#[tokio::test]
+async fn a_node_goes_on_without_its_bucket_up_to_its_bound_and_catches_up() {
+    let mut gateway = gateway().await;
+    let store = gateway.store("rows/eu").unwrap();
+    let folder = disk::folder("away").unwrap();
+    let mut setup = Setup::new(&binary::beside().unwrap(), folder.path());
+    setup.config = format!(
+        "{}[flush]\nage = \"200ms\"\nunflushed_bytes = \"64KiB\"\nunflushed_bytes_max = \"256KiB\"\n",
+        gateway.config("rows/eu")
+    );
+    let mut node = setup.start().await.unwrap();
+    let rows = 500;
+    let lines = |from: i64| -> String {
+        let line = |n: i64| format!("cpu,host=h{} n={n}i {n}\n", n % 5);
+        (from..from + rows).map(line).collect()
+    };
+    let mut acked = 0;
+    let answer = node.http.write("main", lines(acked)).await.unwrap();
+    assert_eq!(answer.status, 204, "{}", answer.body);
+    acked += rows;
+    wait::until("a file is written", SOON, || async {
+        anyhow::ensure!(sorted_files(&store).await > 0, "none yet");
+        Ok(())
+    })
+    .await
+    .unwrap();
+
+    gateway.kill().unwrap();
+    let away = acked;
+    let refused = loop {
+        let answer = node.http.write("main", lines(acked)).await.unwrap();
+        if answer.status != 204 {
+            break answer;
+        }
+        acked += rows;
+    };
+    assert!(acked >= away + 4 * rows, "{acked} rows");
+    assert_eq!(refused.status, 503, "{}", refused.body);
+    assert!(refused.body.contains("unflushed bytes"), "{}", refused.body);
+    assert!(refused.retry_after_s.is_some());
+
+    gateway.restart().unwrap();
+    gateway.ready().await.unwrap();
+    wait::until("writes are taken again", SOON, || async {
+        let answer = node.http.write("main", lines(acked)).await?;
+        anyhow::ensure!(answer.status == 204, "{}", answer.body);
+        Ok(())
+    })
+    .await
+    .unwrap();
+    acked += rows;
+    let expected = [[json!(acked), json!(acked - 1)]];
+    let count = "SELECT count(*), max(n) FROM cpu";
+    assert_eq!(node.http.sql(count).await.unwrap(), expected);
+    assert!(node.terminate(SOON).await.unwrap().success());
+    let node = setup.start().await.unwrap();
+    assert_eq!(node.http.sql(count).await.unwrap(), expected);
 }
 
 /// What a node says that does not start with this configuration of its store.

@@ -37,7 +37,7 @@ struct Inner {
 #[derive(Default)]
 struct State {
     slots: Vec<Slot>,
-    objects: HashMap<Path, Known>,
+    objects: HashMap<Arc<Path>, Known>,
     /// Where the search for a slot goes on.
     hand: usize,
 }
@@ -52,7 +52,7 @@ struct Known {
 #[derive(Default)]
 struct Slot {
     /// The block it holds; none while it is written.
-    owner: Option<(Path, u64)>,
+    owner: Option<(Arc<Path>, u64)>,
     length: usize,
     sum: u32,
     /// Asked for since the hand last passed.
@@ -74,9 +74,14 @@ impl Slots {
     pub(super) fn open(folder: &FilePath, most: u64) -> io::Result<Self> {
         fs::create_dir_all(folder)?;
         let name = folder.join(format!("blocks-{}", std::process::id()));
+        // Left by a process of that number that was killed between the next two calls.
+        let _ = fs::remove_file(&name);
         let mut options = OpenOptions::new();
-        let options = options.read(true).write(true).create(true).truncate(true);
-        let file = options.open(&name)?;
+        let file = options
+            .read(true)
+            .write(true)
+            .create_new(true)
+            .open(&name)?;
         fs::remove_file(&name)?;
         Ok(Self(Arc::new(Inner {
             file,
@@ -117,7 +122,13 @@ impl Slots {
         }
         let mut state = self.0.state.lock();
         let state = &mut *state;
-        let known = state.objects.entry(path.clone()).or_insert_with(|| Known {
+        // One name for all blocks of an object.
+        let name = match state.objects.get_key_value(path) {
+            Some((name, _)) => Arc::clone(name),
+            None => Arc::new(path.clone()),
+        };
+        let known = state.objects.entry(Arc::clone(&name));
+        let known = known.or_insert_with(|| Known {
             meta: meta.clone(),
             blocks: BTreeMap::new(),
         });
@@ -126,7 +137,7 @@ impl Slots {
             state.slots[before].owner = None;
         }
         let slot = &mut state.slots[held.slot];
-        slot.owner = Some((path.clone(), number));
+        slot.owner = Some((name, number));
         slot.length = bytes.len();
         slot.sum = crc32c::crc32c(bytes);
         slot.recent = false;
