@@ -93,7 +93,6 @@ pub(crate) fn topology(number: u64, leader: Option<&str>) -> Arc<Catalog> {
             tenant: TenantId(1),
             name: "main".into(),
         }],
-        ..Topology::default()
     }))
 }
 
