@@ -228,3 +228,77 @@ async fn an_insert_of_a_query_stores_every_row_of_it() {
         .unwrap();
     assert_eq!(rows, [[json!(60_000), json!(3_i64 * 20_000 * 20_001 / 2)]]);
 }
+
+#[tokio::test]
+async fn lines_that_ask_for_too_much_take_no_good_line_with_them() {
+    let (_folder, setup) = setup();
+    let node = setup.start().await.unwrap();
+    let fields = |from: usize| -> String {
+        let fields: Vec<String> = (from..from + 250).map(|at| format!("f{at}=1")).collect();
+        fields.join(",")
+    };
+    for (round, key) in [None, Some("0191d5c8-7a00-7000-8000-000000000001")]
+        .into_iter()
+        .enumerate()
+    {
+        let mut lines = format!("wide{round} v=1 1\nfresh{round} v=1 1\nno line\n");
+        for at in 0..5 {
+            lines.push_str(&format!("wide{round} {} {at}\n", fields(at * 250)));
+        }
+        lines.push_str(&format!("late{round} v=1 1\n"));
+        let post = node.http.request(reqwest::Method::POST, "/write?db=main");
+        let post = match key {
+            Some(key) => post.header("Idempotency-Key", key),
+            None => post,
+        };
+        let answer = node.http.send(post.body(lines)).await.unwrap();
+        assert_eq!(answer.status, 400, "{}", answer.body);
+        let rejected = answer.json()["rejected"].take();
+        let lines = rejected.as_array().unwrap().iter();
+        let lines: Vec<_> = lines.map(|error| error["line"].clone()).collect();
+        assert_eq!(lines, [1, 3, 4, 5, 6, 7, 8], "{}", answer.body);
+        assert!(answer.body.contains("limit of 1000"), "{}", answer.body);
+        for table in ["fresh", "late"] {
+            let count = format!("SELECT count(*) FROM {table}{round}");
+            let rows = node.http.sql(&count).await.unwrap();
+            assert_eq!(rows, [[json!(1)]], "{count}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn bodies_that_race_for_the_type_of_a_column_keep_their_other_lines() {
+    let (_folder, setup) = setup();
+    let node = setup.start().await.unwrap();
+    let made = node.http.write("main", "race z=1 1".to_owned()).await;
+    assert_eq!(made.unwrap().status, 204);
+    let bodies = ["1i", "1.5", "\"s\"", "true"].into_iter().enumerate();
+    let writes = bodies.map(|(at, value)| {
+        let body = format!(
+            "race c={value} {at}\nrace z=1 {}\nother y=1 {at}\n",
+            at + 50
+        );
+        let post = node.http.request(reqwest::Method::POST, "/write?db=main");
+        let key = format!("0191d5c8-7a00-7000-8000-00000000001{at}");
+        node.http
+            .send(post.header("Idempotency-Key", key).body(body))
+    });
+    let mut taken = 0;
+    for answer in futures::future::join_all(writes).await {
+        let answer = answer.unwrap();
+        match answer.status {
+            204 => taken += 1,
+            400 => assert!(answer.body.contains("line 1"), "{}", answer.body),
+            other => panic!("{other} {}", answer.body),
+        }
+    }
+    assert_eq!(taken, 1, "the column has one type");
+    for (sql, count) in [
+        ("SELECT count(*) FROM race WHERE time >= 50", 4),
+        ("SELECT count(*) FROM other", 4),
+        ("SELECT count(c) FROM race", 1),
+    ] {
+        let rows = node.http.sql(sql).await.unwrap();
+        assert_eq!(rows, [[json!(count)]], "{sql}");
+    }
+}

@@ -78,14 +78,20 @@ impl Parts {
                 return Ok(done);
             };
             done += plan.inputs.len();
-            self.compact(&plan).await?;
+            self.compact(&plan, &manifest).await?;
         }
     }
 
-    async fn compact(&self, plan: &Plan) -> Result<(), FlushError> {
+    /// Carries out a plan for files of a manifest.
+    async fn compact(&self, plan: &Plan, manifest: &Manifest) -> Result<(), FlushError> {
         let own = self.committer.bump().await?;
         let version = self.current.get();
-        let Some(tablet) = version.tablets.get(&plan.tablet) else {
+        // What the files were written by: a newer schema waits for the flush of its first rows.
+        let written_by = manifest
+            .tablets
+            .iter()
+            .find(|known| known.id == plan.tablet);
+        let (Some(tablet), true) = (written_by, version.tablets.contains_key(&plan.tablet)) else {
             return self.forget(&plan.inputs).await;
         };
         let fields = flush::fields_of(tablet, |column| {

@@ -9,6 +9,7 @@
 //! Never here: a socket, a token, a quota, a file of ours, a WAL. Rows come in through
 //! [`source::Snapshots`]; what a statement changes is handed back as a value for others to do.
 
+mod clauses;
 mod columns;
 mod cursor;
 mod ddl;

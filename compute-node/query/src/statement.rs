@@ -30,6 +30,7 @@ use datafusion::sql::sqlparser::ast;
 use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::tokenizer::TokenWithSpan;
 
+use crate::clauses;
 use crate::cursor::Cursor;
 use crate::delete::{self, Delete};
 use crate::failure;
@@ -118,6 +119,7 @@ impl Query {
         check_verb(&mut cursor)?;
         let mut parsed = parse(tokens, parser_calls).map_err(of_plan)?;
         check_kind(&parsed).map_err(of_plan)?;
+        clauses::check(&parsed).map_err(|failure| of_plan(external(failure)))?;
         let tables = names.tables(&parsed);
         check_values(&mut parsed, &names, text).map_err(of_plan)?;
         literals::clarify(&mut parsed, &tables);

@@ -41,6 +41,9 @@ const CHANGE_WITHIN: Duration = Duration::from_secs(5);
 
 /// Questions that wait for an answer at once, each on a thread of the runtime's pool.
 const QUESTIONS: usize = 64;
+/// How long a new topic may be unknown to a broker, and the pause between two looks.
+const SHOWN_WITHIN: Duration = Duration::from_secs(5);
+const SHOWN_PAUSE: Duration = Duration::from_millis(100);
 
 /// Whether the service can be reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -261,6 +264,24 @@ impl Clients {
     ///
     /// * errors: as for `marks`; `Misconfigured` if we have no right to see them.
     pub(super) async fn described(&self, topic: &str) -> Result<ConfigResource, WalError> {
+        let deadline = Instant::now() + SHOWN_WITHIN;
+        loop {
+            let resource = self.resource(topic).await?;
+            if !resource.entries.is_empty() {
+                return Ok(resource);
+            }
+            // The library shows a refusal as a topic without settings, and so it does with a broker that
+            // has not heard of a new topic yet.
+            self.placement(topic).await?;
+            if Instant::now() >= deadline {
+                let hidden = format!("the settings of topic {topic} are not shown to us");
+                return Err(WalError::Misconfigured(hidden));
+            }
+            tokio::time::sleep(SHOWN_PAUSE).await;
+        }
+    }
+
+    async fn resource(&self, topic: &str) -> Result<ConfigResource, WalError> {
         let resource = self.while_reachable(async {
             let admin = self.admin()?;
             let what = [ResourceSpecifier::Topic(topic)];
@@ -271,14 +292,7 @@ impl Clients {
                 None => Err(WalError::Unavailable),
             }
         });
-        let resource = resource.await?;
-        // The library shows a refusal as a topic without settings.
-        if resource.entries.is_empty() {
-            self.placement(topic).await?;
-            let hidden = format!("the settings of topic {topic} are not shown to us");
-            return Err(WalError::Misconfigured(hidden));
-        }
-        Ok(resource)
+        resource.await
     }
 
     /// Makes a topic; `Ok` if it is there already, as it is.

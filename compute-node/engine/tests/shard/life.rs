@@ -2,13 +2,14 @@
 //! whatever happens to leaders.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
-use crate::ground::{HOUR, Row, SHARD, Services, TABLET, batch, row, sorted, until};
+use crate::ground::{HOUR, Row, SHARD, Services, TABLET, batch, row, sorted, table, until};
 use auxo_engine::payload::{Batch, Entry};
-use auxo_engine::{OpenError, WriteError};
-use auxo_proto::ids::{BatchId, TenantId};
+use auxo_engine::{OpenError, Settings, WriteError};
+use auxo_proto::ids::{BatchId, ColumnId, SchemaNumber, TenantId};
 use auxo_proto::random::Random;
-use auxo_proto::schema::MergeMode;
+use auxo_proto::schema::{Column, HashRange, MergeMode, TableInfo, TableSchema, TabletSpec};
 use auxo_sst::predicate::{TagFilter, TagTest, TimeRange};
 
 #[tokio::test]
@@ -288,4 +289,50 @@ async fn dropped_tablets_are_gone_for_readers_and_after_a_takeover() {
     let next = services.node(2);
     next.lead(2).await;
     assert!(next.engine.tablet(SHARD, TABLET).is_err());
+}
+
+#[tokio::test]
+async fn files_are_compacted_while_a_newer_schema_waits_for_its_first_flush() {
+    let services = Services::new();
+    let never = Settings {
+        compact_every_ms: u64::MAX / 2,
+        ..Settings::default()
+    };
+    let node = services.node_with(1, never);
+    let shard = node.with_table(1, MergeMode::Append).await;
+    for n in 0..8 {
+        shard
+            .write(batch(&[row(1, n, Some(n), None)], None))
+            .await
+            .unwrap();
+        shard.flush().await.unwrap();
+    }
+    assert_eq!(shard.status().files, 8);
+    node.end().await;
+
+    let often = Settings {
+        compact_every_ms: 200,
+        ..Settings::default()
+    };
+    let node = services.node_with(2, often);
+    let shard = node.lead(2).await;
+    let mut wider = TableInfo::clone(&table(MergeMode::Append));
+    let mut schema = TableSchema::clone(&wider.schema);
+    schema.number = SchemaNumber(schema.number.0 + 1);
+    let last = schema.columns.last().unwrap().clone();
+    schema.columns.push(Column {
+        id: ColumnId(last.id.0 + 1),
+        name: "wider".to_owned(),
+        ..last
+    });
+    wider.schema = Arc::new(schema);
+    let spec = TabletSpec {
+        id: TABLET,
+        range: HashRange::FULL,
+        table: Arc::new(wider),
+    };
+    shard.create_tablets(vec![spec]).await.unwrap();
+    until("files are compacted", || shard.status().files < 8).await;
+    assert_eq!(node.read().await.len(), 8);
+    node.end().await;
 }

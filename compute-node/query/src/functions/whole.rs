@@ -1,15 +1,16 @@
-//! What an INSERT puts into an integer column, where the query gives it as a float or a DECIMAL.
+//! What an INSERT puts into an integer column or a FLOAT, where the query gives it as a wider float or
+//! a DECIMAL.
 //!
-//! A cast would cut off what stands behind the point; here a value goes in as it is or is refused by
-//! its column's name.
+//! A cast would cut off what stands behind the point, or make infinity of what is too large; here a value
+//! goes in as it is (to a FLOAT's precision) or is refused by its column's name.
 
 use std::sync::Arc;
 
 use auxo_proto::error::{ErrorCode, Failure};
-use datafusion::arrow::array::{Array, ArrayRef};
+use datafusion::arrow::array::{Array, ArrayRef, AsArray};
 use datafusion::arrow::compute::cast;
 use datafusion::arrow::compute::kernels::cmp::distinct;
-use datafusion::arrow::datatypes::DataType;
+use datafusion::arrow::datatypes::{DataType, Float32Type, Float64Type};
 use datafusion::arrow::util::display::array_value_to_string;
 use datafusion::common::{DFSchema, Result, ScalarValue};
 use datafusion::error::DataFusionError;
@@ -74,7 +75,7 @@ fn of_values(values: Values, taken: &[Expr]) -> Result<Values> {
 
 fn checked(expr: Expr, column: &str, schema: &DFSchema) -> Expr {
     match expr {
-        Expr::Cast(Cast { expr, field }) if field.data_type().is_integer() => {
+        Expr::Cast(Cast { expr, field }) if narrows(field.data_type()) => {
             let given = expr.get_type(schema);
             match given {
                 Ok(ty) if ty.is_floating() || ty.is_decimal() => {
@@ -93,6 +94,11 @@ fn checked(expr: Expr, column: &str, schema: &DFSchema) -> Expr {
     }
 }
 
+/// Types into which a cast may lose more than digits.
+fn narrows(ty: &DataType) -> bool {
+    ty.is_integer() || *ty == DataType::Float32
+}
+
 #[derive(Debug, PartialEq, Eq, Hash)]
 struct Whole {
     column: String,
@@ -103,14 +109,19 @@ struct Whole {
 impl Whole {
     fn of_array(&self, given: &ArrayRef) -> Result<ArrayRef> {
         let stored = cast(given, &self.ty)?;
-        let back = cast(&stored, given.data_type())?;
-        let lost = distinct(given, &back)?;
-        let Some(row) = lost.values().set_indices().next() else {
+        let lost = match self.ty {
+            DataType::Float32 => infinite(given, &stored)?,
+            _ => {
+                let back = cast(&stored, given.data_type())?;
+                distinct(given, &back)?.values().set_indices().next()
+            }
+        };
+        let Some(row) = lost else {
             return Ok(stored);
         };
         let value = array_value_to_string(given, row)?;
         let (column, ty) = (&self.column, type_name(&self.ty));
-        let failure = match stored.is_null(row) {
+        let failure = match stored.is_null(row) || self.ty == DataType::Float32 {
             true => {
                 let detail = format!("column {column} is {ty}, {value} does not fit");
                 Failure::new(ErrorCode::ValueOutOfRange, detail)
@@ -122,6 +133,17 @@ impl Whole {
         };
         Err(DataFusionError::External(Box::new(failure)))
     }
+}
+
+/// The first row whose value became infinite and was not.
+fn infinite(given: &ArrayRef, stored: &ArrayRef) -> Result<Option<usize>> {
+    let given = cast(given, &DataType::Float64)?;
+    let given = given.as_primitive::<Float64Type>();
+    let stored = stored.as_primitive::<Float32Type>();
+    let mut rows = 0..stored.len();
+    Ok(rows.find(|&row| {
+        stored.is_valid(row) && stored.value(row).is_infinite() && given.value(row).is_finite()
+    }))
 }
 
 impl ScalarUDFImpl for Whole {

@@ -3,7 +3,8 @@
 //! 1. The body is read within its limits, and parsed by what the catalog says of its tables.
 //! 2. Lines that need a table or column that is not there wait for it: the change is made, the body
 //!    parsed again, at most three times.
-//! 3. Good lines are written as one batch; bad ones are answered by number.
+//! 3. Good lines are written as one batch; bad ones are answered by number, and so are those that need
+//!    what their table does not get.
 //!
 //! If a change cannot be made now, lines that do not need it are stored only where sending them
 //! again does no harm: not under a batch id, which would hide the others, and not into tables that
@@ -11,8 +12,9 @@
 //!
 //! Never here: grammar, routes of rows.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use auxo_proto::error::{ErrorCode, Failure, Outcome};
 use auxo_proto::ids::BatchId;
@@ -26,13 +28,17 @@ use bytes::Bytes;
 
 use super::precision::Precision;
 use super::reply::{self, Api, Reply};
-use super::{Parsed, Request, TableRows};
+use super::{Parsed, Refused, Request, TableRows};
 use crate::node::{DEFAULT_DATABASE, DEFAULT_TENANT, Node};
 use crate::protocols::body;
 use crate::write::{self, WriteRequest, WriteSummary};
 
 /// How often a body is parsed again after its tables were changed.
 const CHANGES_MAX: usize = 3;
+/// Most columns that a refusal names.
+const NAMES_SHOWN: usize = 5;
+/// Longest wait to hear of a change that was faster.
+const NEWS_TIME: Duration = Duration::from_secs(1);
 
 type Arguments = Query<HashMap<String, String>>;
 
@@ -142,19 +148,30 @@ async fn take(
         .fetch_add(body.len() as u64, Ordering::Relaxed);
     let body_hash = id.map_or(0, |_| xxhash_rust::xxh3::xxh3_64(&body));
     let mut changes = 0;
+    let mut refused = Refused::default();
+    let mut overtaken = HashSet::new();
     loop {
         let catalog = node.catalog()?;
-        let parsed = parse(node, database, &catalog, precision, &body).await?;
+        let parsed = parse(node, database, &catalog, precision, &body, &refused).await?;
         let mut failed = None;
         for need in &parsed.needs {
             if changes >= CHANGES_MAX {
                 let detail = format!("table {} does not come to rest", need.measurement);
                 failed = Some(Failure::new(ErrorCode::SchemaChanging, detail));
-            } else if let Err(failure) = node.change(DEFAULT_TENANT, need.ddl(database)).await {
-                failed = Some(about(need, failure));
-            }
-            if failed.is_some() {
                 break;
+            }
+            let Err(failure) = node.change(DEFAULT_TENANT, need.ddl(database)).await else {
+                continue;
+            };
+            if failure.retryable() {
+                failed = Some(about(need, failure));
+                break;
+            }
+            // Somebody else may have changed the table: then its lines are judged by what it is now.
+            let first = overtaken.insert(need.measurement.clone());
+            if !(first && overtook(node, &failure, catalog.topology().number).await) {
+                let why = about(need, failure).detail.into();
+                refused.insert(need.measurement.clone(), why);
             }
         }
         if parsed.needs.is_empty() || failed.is_some() {
@@ -173,13 +190,28 @@ async fn take(
     }
 }
 
+/// Whether a change was refused because another one was faster, and this node has heard of that.
+async fn overtook(node: &Node, failure: &Failure, number: u64) -> bool {
+    if !matches!(
+        failure.code,
+        ErrorCode::AlreadyExists | ErrorCode::TypeMismatch
+    ) {
+        return false;
+    }
+    let mut catalogs = node.catalogs();
+    let newer = catalogs.wait_for(|catalog| catalog.topology().number > number);
+    matches!(tokio::time::timeout(NEWS_TIME, newer).await, Ok(Ok(_)))
+}
+
 /// Names the columns that a change was for.
 fn about(need: &super::needs::Need, failure: Failure) -> Failure {
-    let names: Vec<&str> = need
-        .columns
-        .iter()
-        .map(|column| column.name.as_str())
-        .collect();
+    let names = need.columns.iter().map(|column| column.name.as_str());
+    let mut names: Vec<&str> = names.take(NAMES_SHOWN).collect();
+    let more = need.columns.len() - names.len();
+    let others = format!("{more} others");
+    if more > 0 {
+        names.push(&others);
+    }
     let detail = format!(
         "{} needs {} (line {}): {}",
         need.measurement,
@@ -196,6 +228,7 @@ async fn parse(
     catalog: &auxo_proto::topology::Catalog,
     precision: Precision,
     body: &Bytes,
+    refused: &Refused,
 ) -> Result<Parsed, Failure> {
     let Some(database) = catalog.database(DEFAULT_TENANT, database) else {
         let hint = format!("CREATE DATABASE \"{database}\"");
@@ -207,6 +240,7 @@ async fn parse(
         precision,
         now_ns: node.clock().now_ns(),
         table: &|name| catalog.table(database.id, name).cloned(),
+        refused,
     };
     let parsed = parser.parse(body, &request);
     node.parsers().give_back(parser);

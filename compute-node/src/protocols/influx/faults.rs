@@ -1,6 +1,7 @@
 //! What may be wrong with a line, in words for its sender, and the list of bad lines of a body.
 
 use std::fmt::Display;
+use std::sync::Arc;
 
 use auxo_proto::schema::ColumnType;
 
@@ -139,6 +140,8 @@ pub(super) enum Fault {
     Future { ahead_s: i64, max_s: i64 },
     #[error("body needs more than {0} new columns")]
     ManyNewColumns(usize),
+    #[error("{0}")]
+    NeedRefused(Arc<str>),
 }
 
 #[cfg(test)]

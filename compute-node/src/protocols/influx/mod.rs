@@ -25,6 +25,7 @@
 //!
 //! Never in the parser: the engine, a quota, a tenant, meta, HTTP.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use auxo_proto::ids::DatabaseId;
@@ -34,12 +35,12 @@ use auxo_proto::rows::Rows;
 use auxo_proto::schema::TableInfo;
 
 use builder::Builder;
-use faults::LineErrors;
+use faults::{Fault, LineErrors};
 use lines::Line;
 use memo::Memo;
 use needs::{Need, Needs};
 use precision::Precision;
-use table::Tables;
+use table::{Table, Tables};
 use value::Cell;
 
 mod builder;
@@ -108,7 +109,12 @@ pub struct Request<'r> {
     pub now_ns: i64,
     /// Finds a table by its measurement; asked once per body and measurement.
     pub table: TableLookup<'r>,
+    /// Measurements that get no table and no columns, and why: lines that need one are bad.
+    pub refused: &'r Refused,
 }
+
+/// Why a measurement's needs are not met, by its name.
+pub type Refused = HashMap<String, Arc<str>>;
 
 /// What a body says.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -262,6 +268,22 @@ impl<'a, 'r> Run<'a, 'r> {
             needs: Needs::default(),
             errors: LineErrors::default(),
             memory: 0,
+        }
+    }
+
+    /// Notes what the line at hand needs.
+    fn need(
+        &mut self,
+        number: u64,
+        measurement: &str,
+        table: Option<&Table>,
+        columns_max: usize,
+    ) -> Result<(), Fault> {
+        match self.request.refused.get(measurement) {
+            Some(why) => Err(Fault::NeedRefused(Arc::clone(why))),
+            None => self
+                .needs
+                .add(number, measurement, table, &self.line, columns_max),
         }
     }
 }

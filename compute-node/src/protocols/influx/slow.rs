@@ -28,17 +28,13 @@ impl Parser {
         let measurement = std::mem::take(&mut run.line.measurement);
         let new_columns = self.limits.new_columns;
         let Some(number_of_table) = self.tables.resolve(run, &measurement) else {
-            return run
-                .needs
-                .add(number, &measurement, None, &run.line, new_columns);
+            return run.need(number, &measurement, None, new_columns);
         };
         let table = self.tables.get(number_of_table);
         let series = table.series(&run.line.tags, &mut run.key)?;
         let fields_known = place_fields(table, &run.line, &mut run.cells)?;
         let (Some(partition_hash), true) = (series, fields_known) else {
-            return run
-                .needs
-                .add(number, &measurement, Some(table), &run.line, new_columns);
+            return run.need(number, &measurement, Some(table), new_columns);
         };
         table.check_required(&run.cells)?;
         let rows = &mut run.builders[table.builder];

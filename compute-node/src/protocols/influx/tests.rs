@@ -100,6 +100,7 @@ fn parse_by(
         precision: Precision::Nanosecond,
         now_ns: NOW,
         table: &|name| catalog.get(name).cloned(),
+        refused: &Refused::new(),
     };
     parser.parse_by(body, &request, fast)
 }
@@ -594,6 +595,7 @@ fn what_was_remembered_is_not_used_for_another_schema_table_or_database() {
                 precision: Precision::Nanosecond,
                 now_ns: NOW,
                 table: &|_| Some(Arc::clone(&info)),
+                refused: &Refused::new(),
             };
             let parsed = parser.parse(body, &request).unwrap();
             let rows = &parsed.tables[0].rows;
@@ -745,6 +747,7 @@ fn repeated_lines_take_the_fast_road() {
         precision: Precision::Nanosecond,
         now_ns: NOW,
         table: &|name| catalog.get(name).cloned(),
+        refused: &Refused::new(),
     };
     let body = [
         line,
@@ -773,6 +776,7 @@ fn lines_with_other_fields_of_the_table_take_the_fast_road_too() {
         precision: Precision::Nanosecond,
         now_ns: NOW,
         table: &|name| catalog.get(name).cloned(),
+        refused: &Refused::new(),
     };
     let mut is_fast = |line: &str| {
         parser.bodies += 1;
@@ -801,4 +805,37 @@ fn lines_with_other_fields_of_the_table_take_the_fast_road_too() {
         !is_fast("cpu usage=1i,idle=1"),
         "that order replaced the first"
     );
+}
+
+#[test]
+fn lines_that_need_what_their_table_does_not_get_are_bad_and_the_others_stay() {
+    let catalog = catalog();
+    let refused = Refused::from([
+        ("cpu".to_owned(), "cpu is full".into()),
+        ("new".to_owned(), "no tables today".into()),
+    ]);
+    let request = Request {
+        database: DB,
+        precision: Precision::Nanosecond,
+        now_ns: NOW,
+        table: &|name| catalog.get(name).cloned(),
+        refused: &refused,
+    };
+    let body = "cpu,host=a usage=1i 1\ncpu,host=a nowhere=1 2\nnew v=1 3\nother v=1 4";
+    let mut parser = parser(Limits::default());
+    let parsed = parser.parse(body.as_bytes(), &request).unwrap();
+    let bad: Vec<(u64, &str)> = parsed
+        .errors
+        .kept()
+        .iter()
+        .map(|error| (error.line, error.message.as_str()))
+        .collect();
+    assert_eq!(bad, [(2, "cpu is full"), (3, "no tables today")]);
+    assert_eq!(parsed.tables.len(), 1);
+    let needs: Vec<&str> = parsed
+        .needs
+        .iter()
+        .map(|need| need.measurement.as_str())
+        .collect();
+    assert_eq!(needs, ["other"]);
 }
