@@ -1,16 +1,20 @@
 //! `auxo admin`: what a cluster is made of and how it is.
 //!
 //! Reads the resources of `/v1` and prints them as they come: a list as a table, one thing as a
-//! line for each value. Never changes anything.
+//! line for each value; has shards moved and nodes emptied, and waits for that if asked to.
+//!
+//! Never here: how a change is carried out.
 
 use std::borrow::Cow;
 use std::io::Write as _;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use auxo_client::Client;
 use clap::{Args, Subcommand, ValueEnum};
 use serde_json::{Map, Value, json};
 
+use crate::config::units::Period;
 use crate::exit::Exit;
 use crate::flags::ConnectionArgs;
 use crate::output::Output;
@@ -42,10 +46,10 @@ enum AdminCommand {
     Status,
     /// Nodes: what they lead and how loaded they are
     #[command(subcommand)]
-    Node(Verb),
+    Node(NodeVerb),
     /// Shards: who leads them and how far they are
     #[command(subcommand)]
-    Shard(Verb),
+    Shard(ShardVerb),
     /// Tables: their schema and where they lie
     #[command(subcommand)]
     Table(Verb),
@@ -65,12 +69,74 @@ enum Verb {
     },
 }
 
+#[derive(Debug, Subcommand)]
+enum NodeVerb {
+    #[command(flatten)]
+    Look(Verb),
+    /// Has all its shards moved away; it gets none until it is undrained
+    Drain {
+        /// Its name or number
+        name: String,
+        /// Wait until it is empty, at most so long: 90s, 10m
+        #[arg(long)]
+        wait: Option<Period>,
+    },
+    /// Gives it shards again
+    Undrain {
+        /// Its name or number
+        name: String,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum ShardVerb {
+    #[command(flatten)]
+    Look(Verb),
+    /// Has another node lead it
+    Move {
+        /// Its number
+        shard: String,
+        /// Name or number of the node
+        #[arg(long)]
+        to: String,
+        /// Wait until it is done, at most so long: 90s, 10m
+        #[arg(long)]
+        wait: Option<Period>,
+    },
+}
+
+/// Time between two looks at what is waited for.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
+
 /// Runs the subcommand.
 pub(crate) async fn run(args: &AdminArgs, client: &Client) -> anyhow::Result<Exit> {
     let (kind, verb) = match &args.command {
         AdminCommand::Status => return status(client, args.output).await,
-        AdminCommand::Node(verb) => ("nodes", verb),
-        AdminCommand::Shard(verb) => ("shards", verb),
+        AdminCommand::Node(NodeVerb::Look(verb)) => ("nodes", verb),
+        AdminCommand::Node(NodeVerb::Drain { name, wait }) => {
+            let accepted = client.post(&["v1", "nodes", name, "drain"], &[]).await?;
+            let empty = |node: &Value| (node["state"] == "drained").then_some(true);
+            let path = ["v1", "nodes", &accepted["node"].to_string()];
+            return settled(args.output, accepted.clone(), *wait, client, &path, empty).await;
+        }
+        AdminCommand::Node(NodeVerb::Undrain { name }) => {
+            let accepted = client.post(&["v1", "nodes", name, "undrain"], &[]).await?;
+            return print(args.output, &accepted, Exit::Done);
+        }
+        AdminCommand::Shard(ShardVerb::Look(verb)) => ("shards", verb),
+        AdminCommand::Shard(ShardVerb::Move { shard, to, wait }) => {
+            let path = ["v1", "shards", shard, "move"];
+            let accepted = client.post(&path, &[("to", to)]).await?;
+            let ended = |procedure: &Value| {
+                let outcome = procedure["outcome"].as_object()?;
+                Some(outcome.contains_key("done"))
+            };
+            if accepted["procedure"].is_null() {
+                return print(args.output, &accepted, Exit::Done);
+            }
+            let path = ["v1", "procedures", &accepted["procedure"].to_string()];
+            return settled(args.output, accepted.clone(), *wait, client, &path, ended).await;
+        }
         AdminCommand::Table(verb) => ("tables", verb),
         AdminCommand::Procedure(verb) => ("procedures", verb),
     };
@@ -85,14 +151,57 @@ pub(crate) async fn run(args: &AdminArgs, client: &Client) -> anyhow::Result<Exi
         }
         Verb::Show { name } => {
             let thing = client.get(&["v1", kind, name], &[]).await?;
-            match args.output {
-                Layout::Json => writeln!(output, "{thing}")?,
-                Layout::Table => write_thing(&thing, &mut output)?,
-            }
+            return print(args.output, &thing, Exit::Done);
         }
     }
     output.finish()?;
     Ok(Exit::Done)
+}
+
+/// Prints what was accepted, or, where there is time to wait, what became of it.
+///
+/// * over: `None` while it goes on, then whether it did.
+async fn settled(
+    layout: Layout,
+    accepted: Value,
+    wait: Option<Period>,
+    client: &Client,
+    path: &[&str],
+    over: impl Fn(&Value) -> Option<bool>,
+) -> anyhow::Result<Exit> {
+    let Some(Period(wait)) = wait else {
+        return print(layout, &accepted, Exit::Done);
+    };
+    let looking = async {
+        loop {
+            let thing = client.get(path, &[]).await?;
+            if let Some(done) = over(&thing) {
+                return anyhow::Ok((thing, done));
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    };
+    match tokio::time::timeout(wait, looking).await {
+        Ok(looked) => {
+            let (thing, done) = looked?;
+            let exit = if done { Exit::Done } else { Exit::Unhealthy };
+            print(layout, &thing, exit)
+        }
+        Err(_) => {
+            eprintln!("auxo: {} goes on after {wait:?}", path.join("/"));
+            Ok(Exit::Timeout)
+        }
+    }
+}
+
+fn print(layout: Layout, thing: &Value, exit: Exit) -> anyhow::Result<Exit> {
+    let mut output = Output::stdout();
+    match layout {
+        Layout::Json => writeln!(output, "{thing}")?,
+        Layout::Table => write_thing(thing, &mut output)?,
+    }
+    output.finish()?;
+    Ok(exit)
 }
 
 /// All items of a list, page after page.

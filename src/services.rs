@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use auxo_proto::random::Random;
+use auxo_sst::cache::{BLOCK, CachedStore};
 use auxo_sst::local_store::LocalStore;
 use auxo_sst::s3::address::Bucket;
 use auxo_sst::s3::credentials::Credentials as Keys;
@@ -55,7 +56,7 @@ impl Services {
         Ok(Self {
             wal,
             closing,
-            store: store(&config.store, environment, random).await?,
+            store: cached(config, store(&config.store, environment, random).await?)?,
         })
     }
 }
@@ -141,6 +142,18 @@ async fn store(
     }
     tracing::info!(url, endpoint = %config.endpoint, "object store");
     Ok(store)
+}
+
+/// The same store, read through blocks on disk where it is far and there is room for one.
+fn cached(config: &Config, store: Arc<dyn ObjectStore>) -> Result<Arc<dyn ObjectStore>> {
+    let (folder, bytes) = (&config.cache.dir, config.cache.size.0);
+    if config.store.url.bucket().is_none() || bytes < BLOCK {
+        return Ok(store);
+    }
+    let cache = CachedStore::open(store, folder, bytes);
+    let cache = cache.with_context(|| format!("cache.dir {}", folder.display()))?;
+    tracing::info!(dir = %folder.display(), size = %config.cache.size, "cache of the store");
+    Ok(Arc::new(cache))
 }
 
 fn bucket_store(config: &Store, bucket: Bucket, environment: &Environment) -> Result<S3Store> {

@@ -152,6 +152,14 @@ impl Client {
         json_of(&self.whole(request).await?)
     }
 
+    /// `POST` without a body, answered with JSON.
+    ///
+    /// * errors: any but `Cut`; after some of them it is not known whether it was done.
+    pub async fn post(&self, path: &[&str], query: &[(&str, &str)]) -> Result<Value, Error> {
+        let request = self.request(Method::POST, path).query(query);
+        json_of(&self.whole(request).await?)
+    }
+
     /// `GET /v1/ready`: what the node checks about itself. An unready node's answer is an answer.
     ///
     /// * errors: as [`Client::get`], but a 503 with a report is none.

@@ -54,10 +54,11 @@ impl Verbs for EngineVerbs {
     }
 
     async fn close(&self, shard: ShardId, _epoch: u64) -> Result<(), VerbError> {
-        self.0
-            .close(shard)
-            .await
-            .map_err(|error| write_error(&error))
+        match self.0.close(shard).await {
+            // Let go of already, by a claim of the next leader perhaps.
+            Ok(()) | Err(WriteError::NotLeader(_)) => Ok(()),
+            Err(error) => Err(write_error(&error)),
+        }
     }
 
     async fn switch(

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use auxo_proto::ids::{Seq, Term};
 use auxo_proto::random::Random;
+use auxo_sst::cache::{BLOCK, CachedStore};
 use auxo_sst::manifest::{Floor, Manifest};
 use auxo_sst::manifest_store::{CommitError, ManifestStore, ReadError};
 use auxo_sst::s3::S3Store;
@@ -22,6 +23,7 @@ use integration::{binary, disk, wait};
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt};
 use parking_lot::Mutex;
+use serde_json::json;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -266,6 +268,97 @@ async fn a_server_that_hangs_costs_time_and_no_doubt() {
     let told = manifests.commit(base, &second, Instant::now() + SOON).await;
     assert_eq!(told.unwrap(), 2);
     assert_eq!(is_one_chain(&manifests, 2).await, [1, 2]);
+}
+
+#[tokio::test]
+async fn what_was_read_once_is_read_without_the_server() {
+    let mut gateway = gateway().await;
+    let folder = disk::folder("cache").unwrap();
+    let store = Arc::new(gateway.store("rows/eu").unwrap());
+    let name = Path::from("7/sst/1.0-1/2-3-01ARZ3NDEKTSV4RRFFQ69G5FAV.parquet");
+    let content = Bytes::from(vec![7; 3 * BLOCK as usize + 9]);
+    store.put(&name, content.clone().into()).await.unwrap();
+    let cache = CachedStore::open(store, folder.path(), 16 * BLOCK).unwrap();
+    let (some, rest) = (5..BLOCK + 1, 3 * BLOCK..3 * BLOCK + 9);
+    let found = cache.get_range(&name, some.clone()).await.unwrap();
+    assert!(found == content.slice(5..BLOCK as usize + 1));
+    let found = cache.get_range(&name, rest.clone()).await.unwrap();
+    assert!(found == content.slice(3 * BLOCK as usize..));
+    gateway.kill().unwrap();
+    cache.get_range(&name, some).await.unwrap();
+    cache.get_range(&name, rest).await.unwrap();
+    assert!(
+        cache
+            .get_range(&name, 2 * BLOCK..2 * BLOCK + 1)
+            .await
+            .is_err()
+    );
+}
+
+/// How many sorted files lie in the bucket.
+async fn sorted_files(store: &S3Store) -> usize {
+    let names = names(store).await;
+    let files = names.iter().filter(|name| name.as_ref().contains("/sst/"));
+    files.count()
+}
+
+#[tokio::test]
+async fn a_node_goes_on_without_its_bucket_up_to_its_bound_and_catches_up() {
+    let mut gateway = gateway().await;
+    let store = gateway.store("rows/eu").unwrap();
+    let folder = disk::folder("away").unwrap();
+    let mut setup = Setup::new(&binary::beside().unwrap(), folder.path());
+    setup.config = format!(
+        "{}[flush]\nage = \"200ms\"\nunflushed_bytes = \"64KiB\"\nunflushed_bytes_max = \"256KiB\"\n",
+        gateway.config("rows/eu")
+    );
+    let mut node = setup.start().await.unwrap();
+    let rows = 500;
+    let lines = |from: i64| -> String {
+        let line = |n: i64| format!("cpu,host=h{} n={n}i {n}\n", n % 5);
+        (from..from + rows).map(line).collect()
+    };
+    let mut acked = 0;
+    let answer = node.http.write("main", lines(acked)).await.unwrap();
+    assert_eq!(answer.status, 204, "{}", answer.body);
+    acked += rows;
+    wait::until("a file is written", SOON, || async {
+        anyhow::ensure!(sorted_files(&store).await > 0, "none yet");
+        Ok(())
+    })
+    .await
+    .unwrap();
+
+    gateway.kill().unwrap();
+    let away = acked;
+    let refused = loop {
+        let answer = node.http.write("main", lines(acked)).await.unwrap();
+        if answer.status != 204 {
+            break answer;
+        }
+        acked += rows;
+    };
+    assert!(acked >= away + 4 * rows, "{acked} rows");
+    assert_eq!(refused.status, 503, "{}", refused.body);
+    assert!(refused.body.contains("unflushed bytes"), "{}", refused.body);
+    assert!(refused.retry_after_s.is_some());
+
+    gateway.restart().unwrap();
+    gateway.ready().await.unwrap();
+    wait::until("writes are taken again", SOON, || async {
+        let answer = node.http.write("main", lines(acked)).await?;
+        anyhow::ensure!(answer.status == 204, "{}", answer.body);
+        Ok(())
+    })
+    .await
+    .unwrap();
+    acked += rows;
+    let expected = [[json!(acked), json!(acked - 1)]];
+    let count = "SELECT count(*), max(n) FROM cpu";
+    assert_eq!(node.http.sql(count).await.unwrap(), expected);
+    assert!(node.terminate(SOON).await.unwrap().success());
+    let node = setup.start().await.unwrap();
+    assert_eq!(node.http.sql(count).await.unwrap(), expected);
 }
 
 /// What a node says that does not start with this configuration of its store.

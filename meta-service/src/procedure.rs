@@ -10,7 +10,7 @@
 //! Deciding is pure: [`begin`] and [`decide`] look at the model and say what to do next, so that
 //! any leader, and any test, comes to the same. The loop around them is [`runner`].
 //!
-//! Rooms: [`table`] and [`database`] and [`shard`] (the steps), [`record`] (what is written beside
+//! Rooms: [`table`], [`database`], [`shard`] and [`shard_move`] (the steps), [`record`] (what is written beside
 //! them), [`runner`] (the loop).
 //!
 //! Never here, but in the runner: a call to etcd or to a node.
@@ -19,6 +19,7 @@ pub mod database;
 pub mod record;
 pub mod runner;
 pub mod shard;
+pub mod shard_move;
 pub mod table;
 
 use std::collections::BTreeMap;
@@ -84,6 +85,15 @@ pub enum Kind {
         /// The node that opens it.
         node: NodeId,
     },
+    /// Gives a shard that is served to another node.
+    MoveShard {
+        /// The shard.
+        shard: ShardId,
+        /// Its leader.
+        from: NodeId,
+        /// The node that is to lead it.
+        node: NodeId,
+    },
     /// Closes a shard on a node.
     CloseShard {
         /// The shard.
@@ -118,6 +128,7 @@ impl Kind {
             Self::DropDatabase { .. } => "drop_database",
             Self::OpenShard { .. } => "open_shard",
             Self::Failover { .. } => "failover",
+            Self::MoveShard { .. } => "move_shard",
             Self::CloseShard { .. } => "close_shard",
         }
     }
@@ -133,6 +144,10 @@ pub enum Step {
     Drop,
     /// The new schema is written; leaders are being told.
     Schema,
+    /// Nothing is changed yet; the leader writes what it has in memory to files.
+    Warm,
+    /// The next leader is written; it opens the shard.
+    HandOver,
     /// The replica is written; the node opens it.
     Replica,
     /// The replica is out of sight; the node closes it.
@@ -152,6 +167,8 @@ impl Step {
             Self::Assign => "assign",
             Self::Drop => "drop",
             Self::Schema => "schema",
+            Self::Warm => "warm",
+            Self::HandOver => "hand_over",
             Self::Replica => "replica",
             Self::Retire => "retire",
             Self::Tidy => "tidy",
@@ -309,6 +326,7 @@ pub fn begin(kind: &Kind, model: &Model, around: &Around) -> Result<Beginning, N
             None => shard::make(*node, service, *fewer_than, model, around),
         },
         Kind::Failover { shard, from, node } => shard::fail_over(*shard, *from, *node, model),
+        Kind::MoveShard { shard, from, node } => shard_move::begin(*shard, *from, *node, model),
         Kind::CloseShard { shard, node } => shard::close(*shard, *node, model),
     }?;
     for lock in &beginning.locks {
@@ -335,6 +353,9 @@ pub fn decide(record: &Procedure, progress: &Progress, model: &Model, around: &A
         }
         Kind::Failover { node, .. } => {
             shard::go_on_open(*node, Role::Leader, record, progress, model)
+        }
+        Kind::MoveShard { shard, from, node } => {
+            shard_move::go_on((*shard, *from, *node), record, progress, model)
         }
         Kind::CloseShard { shard, node } => shard::go_on_close(*shard, *node, progress, model),
     }

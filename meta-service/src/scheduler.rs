@@ -1,8 +1,9 @@
 //! Looks each second, and at every Hello, for what the cluster lacks, and begins procedures.
 //!
 //! In this order: first shards of a new cluster; for each shard a leader that restarted and has not
-//! been opened again, or one that is offline, whose shard goes to the node that leads fewest. Deciding
-//! ([`repairs`]) is pure.
+//! been opened again, or one that is offline, whose shard goes to the node that leads fewest; shards of
+//! nodes that are to be emptied; and when nothing of that is due, one node's surplus for another.
+//! Deciding ([`repairs`], [`moves`]) is pure.
 //!
 //! Never here: how a procedure goes on.
 
@@ -26,6 +27,8 @@ use crate::procedure::{Kind, NotYet};
 const JUDGE_EVERY: Duration = Duration::from_millis(250);
 /// How often the cluster is looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// Shards that move at once.
+const MOVES_MAX: usize = 4;
 /// Longest pause before a failed repair is tried again.
 const PAUSE_MAX: Duration = Duration::from_secs(60);
 
@@ -38,25 +41,104 @@ pub struct Wishes {
     pub wal_service: String,
 }
 
-/// Procedures that would bring the cluster nearer to what it should be.
-pub fn repairs(model: &Model, view: &View, wishes: &Wishes) -> Vec<Kind> {
-    let mut kinds = Vec::new();
-    let mut led: BTreeMap<NodeId, usize> = view
-        .online()
-        .map(|(node, _)| node)
-        .filter(|node| {
-            model
-                .nodes
-                .get(node)
-                .is_some_and(|node| node.state == NodeState::Up)
-        })
-        .map(|node| (node, 0))
-        .collect();
-    for shard in model.shards.values() {
-        if let Some(count) = shard.leader.and_then(|leader| led.get_mut(&leader)) {
+/// Shards that each node leads which is there and takes shards; one that moves counts where it goes.
+fn led(model: &Model, view: &View) -> BTreeMap<NodeId, usize> {
+    let up = |node: &NodeId| {
+        let known = model.nodes.get(node);
+        known.is_some_and(|node| node.state == NodeState::Up)
+    };
+    let online = view.online().map(|(node, _)| node).filter(up);
+    let mut led: BTreeMap<NodeId, usize> = online.map(|node| (node, 0)).collect();
+    let goes = moving(model);
+    for (id, shard) in &model.shards {
+        let leader = goes.get(id).copied().or(shard.leader);
+        if let Some(count) = leader.and_then(|leader| led.get_mut(&leader)) {
             *count += 1;
         }
     }
+    led
+}
+
+/// Shards that move, and where to.
+fn moving(model: &Model) -> BTreeMap<ShardId, NodeId> {
+    let running = model.procedures.values();
+    let moves = running.filter_map(|record| match record.kind {
+        Kind::MoveShard { shard, node, .. } => Some((shard, node)),
+        _ => None,
+    });
+    moves.collect()
+}
+
+/// Moves that empty nodes which are to be emptied, or else even out how many shards each node leads.
+///
+/// Counts of shards stand for load. Nothing moves unless it brings two nodes nearer to each other, so
+/// that a cluster comes to rest.
+pub fn moves(model: &Model, view: &View) -> Vec<Kind> {
+    let mut led = led(model, view);
+    let mut room = MOVES_MAX.saturating_sub(moving(model).len());
+    let mut kinds: Vec<Kind> = Vec::new();
+    let state = |node| model.nodes.get(&node).map(|node| node.state);
+    let served: Vec<(ShardId, NodeId)> = model
+        .shards
+        .iter()
+        .filter(|(id, shard)| {
+            shard.state == ShardLife::Live && !model.locks.contains_key(&Lock::Shard(**id))
+        })
+        .filter_map(|(id, shard)| {
+            let leader = shard.leader?;
+            let (_, seen) = view.online().find(|(node, _)| *node == leader)?;
+            leads(seen.shards.get(id), shard.epoch.0).then_some((*id, leader))
+        })
+        .collect();
+    for &(shard, from) in &served {
+        let drains = state(from) == Some(NodeState::Draining);
+        if let Some((&node, count)) = led.iter_mut().min_by_key(|(_, count)| **count)
+            && drains
+            && room > 0
+        {
+            *count += 1;
+            room -= 1;
+            kinds.push(Kind::MoveShard { shard, from, node });
+        }
+    }
+    if !kinds.is_empty() {
+        return kinds;
+    }
+    let mut left = served;
+    while room > 0 {
+        let most = led.iter().max_by_key(|(_, count)| **count);
+        let least = led.iter().min_by_key(|(_, count)| **count);
+        let (Some((&from, &most)), Some((&node, &least))) = (most, least) else {
+            break;
+        };
+        let movable = left.iter().position(|(_, leader)| *leader == from);
+        let Some(at) = movable.filter(|_| most >= least + 2) else {
+            break;
+        };
+        let (shard, _) = left.remove(at);
+        led.insert(from, most - 1);
+        led.insert(node, least + 1);
+        room -= 1;
+        kinds.push(Kind::MoveShard { shard, from, node });
+    }
+    kinds
+}
+
+/// Nodes that were to be emptied and are.
+pub fn emptied(model: &Model) -> Vec<NodeId> {
+    let draining = model.nodes.iter();
+    let draining = draining.filter(|(_, node)| node.state == NodeState::Draining);
+    let empty = draining.filter(|(id, _)| {
+        let mut shards = model.shards.values();
+        !shards.any(|shard| shard.leader == Some(**id) || shard.replica(**id).is_some())
+    });
+    empty.map(|(id, _)| *id).collect()
+}
+
+/// Procedures that would bring the cluster nearer to what it should be.
+pub fn repairs(model: &Model, view: &View, wishes: &Wishes) -> Vec<Kind> {
+    let mut kinds = Vec::new();
+    let mut led = led(model, view);
     for have in model.shards.len() as u32..wishes.shards {
         let Some((node, count)) = led.iter_mut().min_by_key(|(_, count)| **count) else {
             break;
@@ -120,6 +202,7 @@ enum Repair {
     First(u32),
     Reopen(ShardId),
     Failover(ShardId),
+    Move(ShardId),
 }
 
 /// Judges and repairs until the reign is over.
@@ -131,6 +214,7 @@ pub(crate) async fn run(lead: Arc<Lead>, wishes: Wishes) {
         judge(&lead).await;
         if Instant::now() >= look_at {
             repair(&lead, &wishes, &mut resting).await;
+            settle(&lead).await;
             look_at = Instant::now() + LOOK_EVERY;
         }
         tokio::select! {
@@ -166,16 +250,42 @@ async fn judge(lead: &Lead) {
     }
 }
 
+/// Takes note of nodes that are empty, as they were to be.
+async fn settle(lead: &Lead) {
+    for node in lead.reign.mirror.read(emptied) {
+        let written = lead.reign.write(|model| {
+            let mut change = Change::new();
+            let known = model.nodes.get(&node).cloned();
+            if let Some(mut value) = known.filter(|_| emptied(model).contains(&node)) {
+                value.state = NodeState::Drained;
+                change.put(Key::Node(node), &value);
+            }
+            Ok::<_, ()>((change, ()))
+        });
+        match written.await {
+            Ok(()) => tracing::info!(%node, "node is empty"),
+            Err(error) => tracing::warn!(%node, %error, "node is empty, which is not written"),
+        }
+    }
+}
+
 async fn repair(lead: &Lead, wishes: &Wishes, resting: &mut BTreeMap<Repair, (Instant, Duration)>) {
-    let kinds = lead
-        .sessions
-        .view(|view, _| lead.reign.mirror.read(|model| repairs(model, view, wishes)));
+    let kinds = lead.sessions.view(|view, _| {
+        lead.reign.mirror.read(|model| {
+            let repairs = repairs(model, view, wishes);
+            match repairs.is_empty() {
+                true => moves(model, view),
+                false => repairs,
+            }
+        })
+    });
     for kind in kinds {
         let repair = match &kind {
             Kind::OpenShard {
                 shard, fewer_than, ..
             } => shard.map_or(Repair::First(*fewer_than), Repair::Reopen),
             Kind::Failover { shard, .. } => Repair::Failover(*shard),
+            Kind::MoveShard { shard, .. } => Repair::Move(*shard),
             _ => continue,
         };
         let (until, pause) = resting

@@ -11,6 +11,7 @@
 //! except by the manifest's commit.
 
 pub mod batch;
+pub mod cache;
 pub mod compaction;
 pub mod entry;
 mod error;

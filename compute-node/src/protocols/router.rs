@@ -20,6 +20,7 @@ pub fn router(node: Node) -> Router {
         .route("/v1/errors/{code}", get(status::error))
         .route("/v1/{kind}", get(status::list))
         .route("/v1/{kind}/{target}", get(status::show))
+        .route("/v1/{kind}/{target}/{action}", post(status::act))
         .route("/metrics", get(status::metrics))
         .route("/write", post(influx::door::v1))
         .route("/api/v2/write", post(influx::door::v2))

@@ -141,6 +141,32 @@ pub async fn show(
     shown(&node, verb, &target).await
 }
 
+/// `POST /v1/shards/{shard}/move?to=NODE`, `/v1/nodes/{node}/drain`, `/v1/nodes/{node}/undrain`: 202 with
+/// what meta says of it.
+pub async fn act(
+    State(node): State<Node>,
+    Path((kind, target, action)): Path<(String, String, String)>,
+    Query(arguments): Query<HashMap<String, String>>,
+) -> Response {
+    let known = match (kind.as_str(), action.as_str()) {
+        ("nodes", "drain") => Some(("node drain", target.clone())),
+        ("nodes", "undrain") => Some(("node undrain", target.clone())),
+        ("shards", "move") => {
+            let to = arguments.get("to").map_or("", String::as_str);
+            Some(("shard move", format!("{target}/{to}")))
+        }
+        _ => None,
+    };
+    let Some((verb, target)) = known else {
+        return unknown(&node, &format!("{kind}/{target}/{action}"));
+    };
+    let mut response = shown(&node, verb, &target).await;
+    if response.status() == StatusCode::OK {
+        *response.status_mut() = StatusCode::ACCEPTED;
+    }
+    response
+}
+
 async fn shown(node: &Node, verb: &str, target: &str) -> Response {
     match node.show(verb, target).await {
         Ok(body) => ([(header::CONTENT_TYPE, "application/json")], body).into_response(),

@@ -21,6 +21,7 @@ use auxo_sst::s3::{S3Settings, S3Store};
 use object_store::aws::AmazonS3Builder;
 use object_store::path::Path as Key;
 use object_store::signer::Signer;
+use parking_lot::Mutex;
 use reqwest::Method;
 use rustix::process::Signal;
 use tempfile::TempDir;
@@ -53,6 +54,9 @@ const ATTEMPTS: usize = 3;
 /// * errors: says which program is missing or what failed.
 /// * effects: may take minutes and use the network.
 pub fn install() -> Result<PathBuf> {
+    /// Tests of one program ask at the same moment; one builds.
+    static BUILDING: Mutex<()> = Mutex::new(());
+    let _building = BUILDING.lock();
     let folder = cache().join(format!("versitygw-{VERSITYGW}"));
     let binary = folder.join("versitygw");
     if binary.exists() {

@@ -9,20 +9,26 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::cluster::{Seen, View};
+use crate::keys::Key;
 use crate::lead::Lead;
 use crate::model::Model;
-use crate::model::values::{Life, Node, Role, Shard, Verdict};
+use crate::model::change::Change;
+use crate::model::values::{Life, Node, NodeState, Role, Shard, Verdict};
 use crate::procedure::{Kind, NotYet};
+use crate::reign::WriteError;
 
 /// Every verb, with what its target is.
 pub const VERBS: &[(&str, &str)] = &[
     ("status", ""),
     ("node list", ""),
     ("node show", "ID"),
+    ("node drain", "ID or name"),
+    ("node undrain", "ID or name"),
     ("shard list", ""),
     ("shard show", "ID"),
     ("shard open", "SHARD/NODE"),
     ("shard close", "SHARD/NODE"),
+    ("shard move", "SHARD/NODE by id or name"),
     ("table list", ""),
     ("table show", "ID"),
     ("table route", "ID"),
@@ -101,6 +107,23 @@ pub async fn answer(lead: &Lead, verb: &str, target: &str) -> Result<Value, Fail
             let (shard, node) = pair(target)?;
             begin(lead, Kind::CloseShard { shard, node }).await
         }
+        "shard move" => {
+            let (shard, to) = target.split_once('/').unwrap_or((target, ""));
+            let shard = ShardId(number(shard)?);
+            let found = reign.mirror.read(|model| {
+                let known = model.shards.get(&shard).map(|shard| shard.leader);
+                (known, node_named(model, to).map(|(id, _)| *id))
+            });
+            let leader = found.0.ok_or_else(|| missing("shard", target))?;
+            let node = found.1.ok_or_else(|| missing("node", to))?;
+            let Some(from) = leader else {
+                let detail = format!("shard {shard} has no leader; open it on node {node}");
+                return Err(Failure::new(ErrorCode::NotAllowed, detail));
+            };
+            begin(lead, Kind::MoveShard { shard, from, node }).await
+        }
+        "node drain" => set_state(lead, target, NodeState::Draining).await,
+        "node undrain" => set_state(lead, target, NodeState::Up).await,
         "table list" => read(&|model, _| {
             let tables = model.tables.iter();
             Ok(tables
@@ -154,6 +177,31 @@ pub async fn answer(lead: &Lead, verb: &str, target: &str) -> Result<Value, Fail
             let detail = format!("there is no verb {other}");
             Err(Failure::new(ErrorCode::BadRequest, detail))
         }
+    }
+}
+
+/// Sets what a node is for, by its id or its name; the scheduler does what follows from it.
+async fn set_state(lead: &Lead, target: &str, state: NodeState) -> Result<Value, Failure> {
+    let written = lead.reign.write(|model| {
+        let (id, node) = node_named(model, target).ok_or_else(|| missing("node", target))?;
+        if node.state == NodeState::Removed {
+            let detail = format!("node {target} was removed");
+            return Err(Failure::new(ErrorCode::NotAllowed, detail));
+        }
+        let mut change = Change::new();
+        let mut node = node.clone();
+        node.state = match (node.state, state) {
+            (NodeState::Drained, NodeState::Draining) => NodeState::Drained,
+            (_, wanted) => wanted,
+        };
+        let shown = json!({"node": id, "state": value(&node.state)});
+        change.put(Key::Node(*id), &node);
+        Ok((change, shown))
+    });
+    match written.await {
+        Ok(shown) => Ok(shown),
+        Err(WriteError::Refused(failure)) => Err(failure),
+        Err(other) => Err(Failure::new(ErrorCode::MetaUnavailable, other.to_string())),
     }
 }
 
@@ -304,6 +352,12 @@ fn number(target: &str) -> Result<u64, Failure> {
 fn pair(target: &str) -> Result<(ShardId, NodeId), Failure> {
     let (shard, node) = target.split_once('/').unwrap_or((target, ""));
     Ok((ShardId(number(shard)?), NodeId(number(node)?)))
+}
+
+/// A node by its id or its name.
+fn node_named<'a>(model: &'a Model, target: &str) -> Option<(&'a NodeId, &'a Node)> {
+    let named = |(id, node): &(&NodeId, &Node)| node.name == target || id.to_string() == target;
+    model.nodes.iter().find(named)
 }
 
 fn missing(what: &str, target: &str) -> Failure {

@@ -23,7 +23,7 @@ use super::record::{self, TakenUp};
 use super::{Around, Kind, Move, NotYet, Progress, Step, Task, answered, decide};
 use crate::keys::Key;
 use crate::model::change::Change;
-use crate::model::values::{Done, KeptFailure, Outcome, Procedure, ProcedureState};
+use crate::model::values::{Done, KeptFailure, Outcome, Procedure, ProcedureState, Verdict};
 use crate::reign::{Reign, WriteError};
 use crate::sessions::{OrderFailure, Sessions};
 
@@ -286,7 +286,11 @@ impl Runner {
                     tries,
                 } => {
                     tokio::time::sleep(after).await;
-                    match self.act(id, &record, &tasks).await {
+                    let acted = tokio::select! {
+                        acted = self.act(id, &record, &tasks) => acted,
+                        failure = self.offline(&tasks) => Err(failure),
+                    };
+                    match acted {
                         Ok(()) => progress = Progress::Acted,
                         Err(failure) => {
                             tried += 1;
@@ -381,6 +385,30 @@ impl Runner {
             answer?;
         }
         Ok(())
+    }
+
+    /// Waits until one of the nodes is judged offline: nobody waits for what it was told to do. What
+    /// another node can do as well is then not for this one any more.
+    async fn offline(&self, tasks: &[Task]) -> OrderFailure {
+        use meta::order::Verb;
+        let waited = self.reign.mirror.wait(|model| {
+            let offline = |node| {
+                let known = model.liveness.get(&node);
+                known.is_some_and(|known| known.verdict == Verdict::Offline)
+            };
+            let mut tasks = tasks.iter();
+            let (node, task) = tasks.find_map(|task| {
+                let node = task.node.filter(|node| offline(*node))?;
+                Some((node, task))
+            })?;
+            Some(OrderFailure {
+                code: ErrorCode::MetaUnavailable.text().to_owned(),
+                detail: format!("node {node} is offline"),
+                permanent: matches!(task.verb, Verb::Open(_) | Verb::Flush(_)),
+                retry_after: None,
+            })
+        });
+        waited.await
     }
 
     async fn have_done(

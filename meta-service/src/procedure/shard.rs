@@ -159,24 +159,7 @@ pub(super) fn go_on_open(
     };
     let back = record.state == ProcedureState::Undoing;
     match (record.step, progress) {
-        (Step::Replica, Progress::Entered) if !back => Move::Order {
-            tasks: vec![Task {
-                target: shard.to_string(),
-                node: Some(node),
-                shard,
-                epoch: value.epoch.0,
-                verb: Verb::Open(Open {
-                    role: wire_role(role).into(),
-                    wal: Some(Wal {
-                        service: value.wal.service.clone(),
-                        incarnation: value.wal.incarnation.0,
-                    }),
-                    base_seq: value.base_seq,
-                }),
-            }],
-            after: Duration::ZERO,
-            tries: TRIES,
-        },
+        (Step::Replica, Progress::Entered) if !back => open_order(shard, node, role, value),
         (Step::Replica, Progress::Acted) if !back => {
             let mut next = value.clone();
             next.state = match value.state {
@@ -284,7 +267,28 @@ pub(super) fn go_on_close(
     }
 }
 
-fn close_order(shard: ShardId, node: NodeId, value: &Shard, after: Duration) -> Move {
+pub(super) fn open_order(shard: ShardId, node: NodeId, role: Role, value: &Shard) -> Move {
+    Move::Order {
+        tasks: vec![Task {
+            target: shard.to_string(),
+            node: Some(node),
+            shard,
+            epoch: value.epoch.0,
+            verb: Verb::Open(Open {
+                role: wire_role(role).into(),
+                wal: Some(Wal {
+                    service: value.wal.service.clone(),
+                    incarnation: value.wal.incarnation.0,
+                }),
+                base_seq: value.base_seq,
+            }),
+        }],
+        after: Duration::ZERO,
+        tries: TRIES,
+    }
+}
+
+pub(super) fn close_order(shard: ShardId, node: NodeId, value: &Shard, after: Duration) -> Move {
     Move::Order {
         tasks: vec![Task {
             target: shard.to_string(),
@@ -298,7 +302,7 @@ fn close_order(shard: ShardId, node: NodeId, value: &Shard, after: Duration) -> 
     }
 }
 
-fn beginning(change: Change, step: Step, shard: ShardId) -> Beginning {
+pub(super) fn beginning(change: Change, step: Step, shard: ShardId) -> Beginning {
     Beginning {
         change,
         step,
@@ -310,11 +314,11 @@ fn beginning(change: Change, step: Step, shard: ShardId) -> Beginning {
     }
 }
 
-fn no_shard(shard: ShardId) -> NotYet {
+pub(super) fn no_shard(shard: ShardId) -> NotYet {
     Failure::new(ErrorCode::NotFound, format!("there is no shard {shard}")).into()
 }
 
-fn no_node(node: NodeId) -> NotYet {
+pub(super) fn no_node(node: NodeId) -> NotYet {
     Failure::new(ErrorCode::NotFound, format!("there is no node {node}")).into()
 }
 

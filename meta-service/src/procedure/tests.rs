@@ -162,6 +162,7 @@ impl Stage {
             let (verb, what) = match &task.verb {
                 Verb::Open(_) => ("open", format!("at {}", task.epoch)),
                 Verb::Close(_) => ("close", String::new()),
+                Verb::Flush(_) => ("flush", String::new()),
                 Verb::CreateTablets(create) => ("create", tablets(&create.tablets)),
                 Verb::DropTablets(drop) => ("drop", tablets(&drop.tablets)),
                 other => panic!("{other:?}"),
@@ -390,6 +391,83 @@ fn a_new_shard_that_cannot_be_opened_leaves_nothing_and_an_old_one_stays() {
     assert_eq!(stage.model.shards[&ShardId(1)].leader, Some(NodeId(1)));
     assert_eq!(stage.model.procedures.len(), 0);
     assert_eq!(stage.model.locks.len(), 0);
+}
+
+/// The stage with a second node.
+fn two_nodes() -> Stage {
+    let mut stage = Stage::new();
+    let mut node = stage.model.nodes[&NodeId(1)].clone();
+    node.name = "node-2".to_owned();
+    let mut change = Change::new();
+    change.put(Key::Node(NodeId(2)), &node);
+    stage.model = change.applied_to(&stage.model);
+    stage
+}
+
+const MOVE: Kind = Kind::MoveShard {
+    shard: ShardId(1),
+    from: NodeId(1),
+    node: NodeId(2),
+};
+
+#[test]
+fn a_shard_moves_to_another_node() {
+    let mut stage = two_nodes();
+    check(
+        &mut stage,
+        &MOVE,
+        "move_shard: ~Next(Procedure) +Lock(Shard(ShardId(1))) +Procedure(ProcedureId(3))
+          3.warm.1 flush
+        hand_over: ~Shard(ShardId(1)) ~Procedure(ProcedureId(3))
+          3.hand_over.1 open at 2
+        retire: ~Topology ~Shard(ShardId(1)) ~Procedure(ProcedureId(3))
+          3.retire.1 close
+        commit: ~Shard(ShardId(1)) -Lock(Shard(ShardId(1))) -Procedure(ProcedureId(3)) +Past(ProcedureId(3))
+        ",
+    );
+    let shard = &stage.model.shards[&ShardId(1)];
+    assert_eq!((shard.leader, shard.epoch.0), (Some(NodeId(2)), 2));
+    assert_eq!(shard.replicas.len(), 1);
+    assert!(matches!(stage.play(&MOVE), Err(NotYet::Satisfied(_))));
+    let away = Kind::MoveShard {
+        shard: ShardId(1),
+        from: NodeId(1),
+        node: NodeId(3),
+    };
+    assert!(matches!(stage.play(&away), Err(NotYet::Never(_))));
+}
+
+#[test]
+fn a_shard_that_the_other_node_cannot_open_goes_back() {
+    let mut stage = two_nodes();
+    stage.refused = vec!["open"];
+    stage.play(&MOVE).unwrap();
+    let shard = &stage.model.shards[&ShardId(1)];
+    assert_eq!((shard.leader, shard.epoch.0), (Some(NodeId(1)), 3));
+    assert!(shard.replica(NodeId(2)).is_none());
+    assert_eq!(stage.model.procedures.len(), 0);
+    assert_eq!(stage.model.locks.len(), 0);
+    let past = stage.model.past.values().next_back().unwrap();
+    assert!(matches!(past.outcome, Outcome::Failed(_)));
+}
+
+#[test]
+fn a_crash_in_the_middle_of_a_move_changes_nothing_in_the_end() {
+    for refused in [vec![], vec!["open"], vec!["flush", "close"]] {
+        let mut whole = two_nodes();
+        whole.refused = refused.clone();
+        whole.play(&MOVE).unwrap();
+        for crash_at in 1..=whole.moves {
+            let mut stage = two_nodes();
+            stage.refused = refused.clone();
+            stage.crash_at = Some(crash_at);
+            stage.play(&MOVE).unwrap();
+            assert_eq!(stage.reign.revision, 8, "it crashed once");
+            assert_eq!(stage.model.shards, whole.model.shards, "crash {crash_at}");
+            assert_eq!(stage.model.locks.len(), 0, "crash {crash_at}");
+            assert_eq!(stage.nodes, whole.nodes, "crash {crash_at}");
+        }
+    }
 }
 
 /// Everything a user can ask for, one after the other.

@@ -84,6 +84,7 @@ fn shown(kinds: &[Kind]) -> Vec<String> {
             node, fewer_than, ..
         } => format!("new {fewer_than} on {node}"),
         Kind::Failover { shard, from, node } => format!("{shard} from {from} to {node}"),
+        Kind::MoveShard { shard, from, node } => format!("{shard} moves from {from} to {node}"),
         other => panic!("{other:?}"),
     };
     kinds.iter().map(show).collect()
@@ -161,4 +162,82 @@ fn a_shard_that_a_procedure_holds_is_left_alone() {
     let model = change.applied_to(&model);
     let view = said_hello(&[(1, vec![])]);
     assert_eq!(shown(&repairs(&model, &view, &wishes())), ["2 on 1"]);
+}
+
+/// Shards 1, 2, … each led by the node named, all served.
+fn led_by(model: &Model, leaders: &[u64]) -> (Model, Vec<(u64, Vec<ShardState>)>) {
+    let mut model = model.clone();
+    let mut seen: BTreeMap<u64, Vec<ShardState>> = BTreeMap::new();
+    for node in model.nodes.keys() {
+        seen.insert(node.0, Vec::new());
+    }
+    for (at, leader) in leaders.iter().enumerate() {
+        let id = at as u64 + 1;
+        model = with_shard(&model, id, *leader);
+        let states = seen.entry(*leader).or_default();
+        states.push(state(id, 3, ShardPhase::Serving));
+    }
+    (model, seen.into_iter().collect())
+}
+
+fn in_state(model: &Model, id: u64, state: NodeState) -> Model {
+    let mut node = model.nodes[&NodeId(id)].clone();
+    node.state = state;
+    let mut change = Change::new();
+    change.put(Key::Node(NodeId(id)), &node);
+    change.applied_to(model)
+}
+
+#[test]
+fn a_surplus_moves_until_no_two_nodes_differ_by_two() {
+    let (model, seen) = led_by(&with_nodes(&[1, 2, 3]), &[1, 1, 1, 1, 1, 2]);
+    assert_eq!(
+        shown(&moves(&model, &said_hello(&seen))),
+        [
+            "1 moves from 1 to 3",
+            "2 moves from 1 to 2",
+            "3 moves from 1 to 3"
+        ]
+    );
+    for even in [&[1, 2, 3][..], &[1, 1, 2, 3], &[1, 1, 2, 2, 3]] {
+        let (model, seen) = led_by(&with_nodes(&[1, 2, 3]), even);
+        assert_eq!(moves(&model, &said_hello(&seen)), [], "{even:?}");
+    }
+}
+
+#[test]
+fn only_so_many_move_at_once_and_none_that_is_held_or_not_served() {
+    let (model, seen) = led_by(&with_nodes(&[1, 2]), &[1; 20]);
+    assert_eq!(moves(&model, &said_hello(&seen)).len(), MOVES_MAX);
+    let (model, mut seen) = led_by(&with_nodes(&[1, 2]), &[1, 1, 1]);
+    let mut change = Change::new();
+    change.put(Key::Lock(Lock::Shard(ShardId(1))), &7);
+    let model = change.applied_to(&model);
+    seen[0].1.remove(1);
+    assert_eq!(
+        shown(&moves(&model, &said_hello(&seen))),
+        ["3 moves from 1 to 2"]
+    );
+    let (model, mut seen) = led_by(&with_nodes(&[1, 2]), &[1, 1, 1]);
+    seen.pop();
+    assert_eq!(
+        moves(&model, &said_hello(&seen)),
+        [],
+        "nobody else is there"
+    );
+}
+
+#[test]
+fn a_node_that_is_to_be_emptied_gives_its_shards_to_those_that_lead_fewest() {
+    let (model, seen) = led_by(&with_nodes(&[1, 2, 3]), &[1, 1, 2]);
+    let model = in_state(&model, 1, NodeState::Draining);
+    assert_eq!(
+        shown(&moves(&model, &said_hello(&seen))),
+        ["1 moves from 1 to 3", "2 moves from 1 to 2"]
+    );
+    assert_eq!(emptied(&model), []);
+    let (model, seen) = led_by(&with_nodes(&[1, 2, 3]), &[2, 2, 2, 3, 3]);
+    let model = in_state(&model, 1, NodeState::Draining);
+    assert_eq!(moves(&model, &said_hello(&seen)), [], "it gets none back");
+    assert_eq!(emptied(&model), [NodeId(1)]);
 }

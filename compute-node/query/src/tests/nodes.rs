@@ -122,7 +122,7 @@ impl Spread {
                 let place = |(tablet, place): (&TabletId, Place)| {
                     let nth = tablet.0 as usize;
                     match here {
-                        true if nth % 3 == 0 => place,
+                        true if nth.is_multiple_of(3) => place,
                         true => Place::There(Arc::clone(&peers[nth % 3 - 1])),
                         false => Place::There(Arc::clone(&peers[nth % 2])),
                     }

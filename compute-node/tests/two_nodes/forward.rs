@@ -1,19 +1,12 @@
 //! A write taken by a node that does not lead its shard: forwarded once, settled as what it is.
 
-#![allow(
-    clippy::unwrap_used,
-    reason = "a test ends where something is not as wanted"
-)]
-
-mod two_nodes;
-
 use std::time::Duration;
 
+use crate::nodes::{LEADER, NOBODY, SHARD, TABLET, topology, two};
 use auxo_proto::error::{ErrorCode, Outcome};
 use auxo_proto::ids::TenantId;
 use auxo_wal_adapters::RegionId;
 use tokio::time::Instant;
-use two_nodes::{LEADER, NOBODY, SHARD, TABLET, topology, two};
 
 #[tokio::test]
 async fn a_write_reaches_the_leader_once() {

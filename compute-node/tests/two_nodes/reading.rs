@@ -1,16 +1,10 @@
 //! A statement on a node that does not lead the tablet it reads: answered by the leader, whole or not
 //! at all, and let go of there when nobody waits for it.
 
-#![allow(
-    clippy::unwrap_used,
-    reason = "a test ends where something is not as wanted"
-)]
-
-mod two_nodes;
-
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::nodes::{LEADER, NOBODY, SHARD, Two, topology, two};
 use arrow::array::{AsArray, RecordBatch};
 use arrow::datatypes::Int64Type;
 use auxo_engine::OpenLeader;
@@ -19,7 +13,6 @@ use auxo_proto::ids::TenantId;
 use auxo_query::{Answer, Limits, Params, Scope, Statement};
 use futures::{StreamExt, TryStreamExt};
 use tokio::time::Instant;
-use two_nodes::{LEADER, NOBODY, SHARD, Two, topology, two};
 
 async fn start(two: &Two, text: &str) -> Result<Answer, Failure> {
     let catalog = Arc::clone(&two.catalog.borrow());

@@ -1,7 +1,5 @@
 //! Two nodes in one process: one leads a shard with one tablet, the other takes requests for it.
 
-#![allow(dead_code, reason = "each test uses its part of it")]
-
 use std::sync::Arc;
 
 use auxo_compute_node::channels::Channels;
@@ -95,7 +93,6 @@ pub(crate) fn topology(number: u64, leader: Option<&str>) -> Arc<Catalog> {
             tenant: TenantId(1),
             name: "main".into(),
         }],
-        ..Topology::default()
     }))
 }
 
