@@ -237,6 +237,7 @@ impl Compute {
             query: Arc::new(Query::new(&query, clock.clone())?),
             session,
             meta: MetaClient::new(network.doors, clock.clone(), random.clone()),
+            cache: services.cache,
             channels: Channels::new(Arc::clone(&network.dial)),
             peers: Peers::new(network.dial, tasks.clone(), stop.clone()),
             clock,

@@ -36,6 +36,8 @@ pub(crate) struct Services {
     pub(crate) wal: Arc<dyn Wal>,
     /// The same log, to be closed.
     pub(crate) closing: Closing,
+    /// The own disk's part of the store, where there is one.
+    pub(crate) cache: Option<Arc<CachedStore>>,
     /// Where files go, rooted at the cluster's prefix.
     pub(crate) store: Arc<dyn ObjectStore>,
 }
@@ -53,10 +55,13 @@ impl Services {
         let durability = wal.check().await;
         let durability = durability.with_context(|| format!("wal.url {}", config.wal.url))?;
         tracing::info!(url = %config.wal.url, ?durability, "write-ahead log");
+        let store = store(&config.store, environment, random).await?;
+        let cache = cache(config, &store)?;
         Ok(Self {
             wal,
             closing,
-            store: cached(config, store(&config.store, environment, random).await?)?,
+            cache: cache.clone(),
+            store: cache.map_or(store, |cache| cache as _),
         })
     }
 }
@@ -144,16 +149,16 @@ async fn store(
     Ok(store)
 }
 
-/// The same store, read through blocks on disk where it is far and there is room for one.
-fn cached(config: &Config, store: Arc<dyn ObjectStore>) -> Result<Arc<dyn ObjectStore>> {
+/// The same store, read through blocks on disk, where it is far and there is room for one.
+fn cache(config: &Config, store: &Arc<dyn ObjectStore>) -> Result<Option<Arc<CachedStore>>> {
     let (folder, bytes) = (&config.cache.dir, config.cache.size.0);
     if config.store.url.bucket().is_none() || bytes < BLOCK {
-        return Ok(store);
+        return Ok(None);
     }
-    let cache = CachedStore::open(store, folder, bytes);
+    let cache = CachedStore::open(Arc::clone(store), folder, bytes);
     let cache = cache.with_context(|| format!("cache.dir {}", folder.display()))?;
     tracing::info!(dir = %folder.display(), size = %config.cache.size, "cache of the store");
-    Ok(Arc::new(cache))
+    Ok(Some(Arc::new(cache)))
 }
 
 fn bucket_store(config: &Store, bucket: Bucket, environment: &Environment) -> Result<S3Store> {

@@ -106,6 +106,26 @@ pub const CATALOGUE: &[(&str, &str, &str)] = &[
         "gauge",
         "Number of the shard's newest manifest",
     ),
+    (
+        "auxo_cache_hits_total",
+        "counter",
+        "Blocks of files read from the own disk",
+    ),
+    (
+        "auxo_cache_misses_total",
+        "counter",
+        "Blocks of files asked of the bucket",
+    ),
+    (
+        "auxo_cache_damaged_total",
+        "counter",
+        "Blocks on the own disk that were not what was written",
+    ),
+    (
+        "auxo_cache_unkept_total",
+        "counter",
+        "Blocks that found no place on the own disk",
+    ),
     ("auxo_store_files", "gauge", "Live files of the shard"),
     (
         "auxo_store_file_bytes",
@@ -120,7 +140,12 @@ pub fn page(node: &Node) -> String {
     let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
     let budget = node.engine().budget();
     let mut page = String::new();
+    let cache = node.cache_counts();
     let single = [
+        ("auxo_cache_hits_total", cache.hits),
+        ("auxo_cache_misses_total", cache.misses),
+        ("auxo_cache_damaged_total", cache.damaged),
+        ("auxo_cache_unkept_total", cache.unkept),
         ("auxo_write_rows_total", count(&counters.rows_written)),
         ("auxo_write_rejected_total", count(&counters.lines_refused)),
         ("auxo_write_failed_total", count(&counters.writes_failed)),

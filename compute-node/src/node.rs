@@ -15,6 +15,7 @@ use auxo_proto::ids::TenantId;
 use auxo_proto::random::Random;
 use auxo_proto::topology::Catalog;
 use auxo_query::Query;
+use auxo_sst::cache::{CachedStore, Counts};
 use tokio::sync::{Semaphore, watch};
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
@@ -76,6 +77,8 @@ pub struct Parts {
     pub peers: Peers,
     /// Channels to the other nodes.
     pub channels: Channels,
+    /// The own disk's part of the store, where there is one.
+    pub cache: Option<Arc<CachedStore>>,
     /// Wall time.
     pub clock: Clock,
     /// Dice.
@@ -170,6 +173,12 @@ impl Node {
     /// Parsers of line protocol, kept warm.
     pub(crate) fn parsers(&self) -> &influx::pool::Pool {
         &self.0.parsers
+    }
+
+    /// What the cache of the store has done; nothing where there is none.
+    pub(crate) fn cache_counts(&self) -> Counts {
+        let cache = self.0.parts.cache.as_ref();
+        cache.map(|cache| cache.counts()).unwrap_or_default()
     }
 
     /// What `/metrics` counts.

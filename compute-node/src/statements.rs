@@ -8,8 +8,8 @@ use std::sync::Arc;
 use auxo_proto::error::{ErrorCode, Failure, Outcome};
 use auxo_proto::ids::{BatchId, Seq, ShardId, TenantId};
 use auxo_proto::topology::Catalog;
-use auxo_query::{Answer, Delete, Insert, Limits, Params, Scope, Statement, rows_of};
-use futures::TryStreamExt;
+use auxo_query::{Answer, Delete, Insert, Limits, Params, QueryPlan, Scope, Statement, rows_of};
+use futures::{StreamExt, TryStreamExt, stream};
 
 use crate::node::Node;
 use crate::write::{TableRows, WriteRequest, WriteSummary};
@@ -66,8 +66,12 @@ impl Node {
         }
         match statement {
             Statement::Query(plan) => {
-                let snapshots = self.places().snapshots(&catalog, ask.limits.deadline);
-                let answer = self.query().execute(*plan, snapshots, ask.limits).await?;
+                let answer = match self.answer(*plan, &catalog, ask.limits).await {
+                    Err(failure) if failure.code == ErrorCode::NoLeader => {
+                        self.answer_again(&ask, failure).await?
+                    }
+                    answer => answer?,
+                };
                 Ok(Done::Rows(Box::new(answer)))
             }
             Statement::Insert(insert) => {
@@ -84,6 +88,36 @@ impl Node {
                 self.change(ask.tenant, ddl).await?;
                 Ok(Done::Changed)
             }
+        }
+    }
+
+    /// Runs a query up to its first rows.
+    async fn answer(
+        &self,
+        plan: QueryPlan,
+        catalog: &Catalog,
+        limits: Limits,
+    ) -> Result<Answer, Failure> {
+        let snapshots = self.places().snapshots(catalog, limits.deadline);
+        let mut answer = self.query().execute(plan, snapshots, limits).await?;
+        if let Some(first) = answer.batches.next().await {
+            let rest = std::mem::replace(&mut answer.batches, stream::empty().boxed());
+            answer.batches = stream::iter([Ok(first?)]).chain(rest).boxed();
+        }
+        Ok(answer)
+    }
+
+    /// Runs a query once more that lost a node before it had any rows.
+    async fn answer_again(&self, ask: &Ask<'_>, lost: Failure) -> Result<Answer, Failure> {
+        let catalog = self.catalog()?;
+        let scope = Scope {
+            catalog: &catalog,
+            tenant: ask.tenant,
+            database: ask.database,
+        };
+        match self.query().prepare(scope, ask.sql, ask.params)? {
+            Statement::Query(plan) => self.answer(*plan, &catalog, ask.limits).await,
+            _ => Err(lost),
         }
     }
 

@@ -1,0 +1,98 @@
+//! One process that is killed and started again, and its disk as losses of power would leave it.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use integration::standalone::{Setup, Standalone};
+use integration::{binary, disk, power_loss};
+use tokio::time::Instant;
+
+use crate::load::{CONFIG, Load};
+use crate::{Arguments, Verdict};
+
+/// All rounds; before them, in this process, some seconds of work on a recorded disk, which is then
+/// opened as a loss of power would have left it, at as many moments as wanted.
+pub(crate) async fn run(arguments: &Arguments) -> Result<Verdict> {
+    if arguments.images > 0 {
+        images(arguments.images, arguments.seed).await?;
+    }
+    let mut verdict = Verdict::default();
+    if arguments.rounds == 0 {
+        return Ok(verdict);
+    }
+    let folder = disk::folder("kill-loop")?;
+    let mut setup = Setup::new(&binary::auxo(arguments.auxo.as_deref())?, folder.path());
+    setup.config = CONFIG.to_owned();
+    let mut node = setup.start().await?;
+    let load = Load::new(vec![node.http.clone()], arguments.writers, arguments.seed);
+    load.create("").await?;
+    let mut opens = Vec::new();
+    for round in 1..=arguments.rounds {
+        let writers = load.start();
+        tokio::time::sleep(Duration::from_millis(300 + load.dice.below(1_500))).await;
+        node.kill()?;
+        let began = Instant::now();
+        node = setup
+            .start()
+            .await
+            .with_context(|| format!("start after kill {round}"))?;
+        opens.push(began.elapsed());
+        load.moved(vec![node.http.clone()]);
+        load.stop(writers, round).await?;
+        let found = load.judge(&node.http).await?;
+        verdict.lost += found.lost;
+        verdict.doubled += found.doubled;
+        println!(
+            "round {round}: {} rows acked, lost {}, doubled {}, open {:.0} ms",
+            load.acked().iter().sum::<u64>(),
+            found.lost,
+            found.doubled,
+            opens[opens.len() - 1].as_secs_f64() * 1e3,
+        );
+    }
+    let (files, made) = files(&node).await?;
+    println!("files: {files} now, manifests: {made}");
+    if made <= u64::from(arguments.rounds) {
+        bail!(
+            "{made} manifests in {} rounds: nothing was flushed under load",
+            arguments.rounds
+        );
+    }
+    node.terminate(Duration::from_secs(60)).await?;
+    opens.sort();
+    let at = |share: f64| opens[((opens.len() - 1) as f64 * share) as usize].as_secs_f64() * 1e3;
+    println!(
+        "open: p50 {:.0} ms, p95 {:.0} ms, most {:.0} ms",
+        at(0.5),
+        at(0.95),
+        at(1.0)
+    );
+    Ok(verdict)
+}
+
+/// Files of all shards, and the manifests that were committed for them.
+async fn files(node: &Standalone) -> Result<(u64, u64)> {
+    let request = node.http.request(reqwest::Method::GET, "/metrics");
+    let page = node.http.send(request).await?.body;
+    let sum = |name: &str| -> u64 {
+        let lines = page.lines().filter(|line| line.starts_with(name));
+        lines
+            .filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
+            .sum::<f64>() as u64
+    };
+    Ok((sum("auxo_store_files{"), sum("auxo_flush_manifest{")))
+}
+
+async fn images(images: u64, seed: u64) -> Result<()> {
+    let folder = disk::folder("power-loss")?;
+    let verdict = power_loss::run(images, seed, folder.path()).await?;
+    println!(
+        "recorded {} changes of files: {} rows acked, {} manifests",
+        verdict.steps, verdict.acked, verdict.manifests
+    );
+    println!("lost={} images={}", verdict.lost, verdict.images);
+    match (verdict.lost, verdict.doubled) {
+        (0, 0) => Ok(()),
+        (_, doubled) => bail!("rows are missing, or stand twice: {doubled}"),
+    }
+}
