@@ -100,8 +100,10 @@ impl Node {
     ) -> Result<Answer, Failure> {
         let snapshots = self.places().snapshots(catalog, limits.deadline);
         let mut answer = self.query().execute(plan, snapshots, limits).await?;
-        if let Some(first) = answer.batches.next().await {
-            let rest = std::mem::replace(&mut answer.batches, stream::empty().boxed());
+        // Without a first batch the stream has ended and must not be asked again.
+        let first = answer.batches.next().await;
+        let rest = std::mem::replace(&mut answer.batches, stream::empty().boxed());
+        if let Some(first) = first {
             answer.batches = stream::iter([Ok(first?)]).chain(rest).boxed();
         }
         Ok(answer)

@@ -130,13 +130,41 @@ async fn any_node_answers_for_all_and_nothing_is_ever_partial() {
     a_reader_outlives_the_leader(&mut cluster).await;
 }
 
+/// How long a node may say that it will know later: shards move while nodes even out.
+const SETTLED_WITHIN: Duration = Duration::from_secs(60);
+
+/// Writes until it is acked.
+async fn taken(http: &Http, lines: String) {
+    let acked = wait::until("a write is acked", SETTLED_WITHIN, || async {
+        let answer = http.write("main", lines.clone()).await?;
+        match (answer.status, answer.retry_after_s) {
+            (204, _) => Ok(()),
+            (503, Some(1..)) => anyhow::bail!("{}", answer.body),
+            other => panic!("{other:?} {}", answer.body),
+        }
+    });
+    acked.await.unwrap();
+}
+
+/// Rows of a statement, asked until it is answered.
+async fn told(http: &Http, sql: &str) -> Value {
+    let told = wait::until("a statement is answered", SETTLED_WITHIN, || async {
+        let answer = http.sql_answer(sql).await?;
+        let mut told = answer.json();
+        match (answer.status, told["retryable"].as_bool()) {
+            (200, _) => Ok(told["rows"].take()),
+            (503, Some(true)) => anyhow::bail!("{told}"),
+            other => panic!("{other:?} {told}"),
+        }
+    });
+    told.await.unwrap()
+}
+
 async fn a_write_is_read_at_once_beside_it(cluster: &Cluster) {
     let select = "SELECT host, count(*), sum(n) FROM cpu GROUP BY host ORDER BY host";
     for round in 0..9 {
         let (writer, acked) = (round % 3, (round as i64 + 1) * ROWS);
-        let http = &cluster.nodes[writer].http;
-        let answer = http.write("main", lines(acked - ROWS, ROWS)).await.unwrap();
-        assert_eq!(answer.status, 204, "node {writer}: {}", answer.body);
+        taken(&cluster.nodes[writer].http, lines(acked - ROWS, ROWS)).await;
         let of_host = |host: i64| {
             let numbers = (0..acked).filter(|n| n % 5 == host);
             let (count, sum) = (numbers.clone().count(), numbers.sum::<i64>());
@@ -145,8 +173,12 @@ async fn a_write_is_read_at_once_beside_it(cluster: &Cluster) {
         let expected: Vec<Vec<Value>> = (0..5).map(of_host).collect();
         for beside in [1, 2] {
             let reader = (writer + beside) % 3;
-            let rows = cluster.nodes[reader].http.sql(select).await.unwrap();
-            assert_eq!(rows, expected, "written at {writer}, read at {reader}");
+            let rows = told(&cluster.nodes[reader].http, select).await;
+            assert_eq!(
+                rows,
+                json!(expected),
+                "written at {writer}, read at {reader}"
+            );
         }
     }
 }
@@ -160,13 +192,13 @@ async fn idle(cluster: &Cluster) -> usize {
 
 async fn a_plan_says_what_crossed(cluster: &Cluster) {
     let explain = "EXPLAIN ANALYZE SELECT host, sum(n) FROM cpu GROUP BY host";
-    let plan = wait::until("a node leads nothing", Duration::from_secs(60), || async {
+    let plan = wait::until("a node leads nothing", SETTLED_WITHIN, || async {
         let before = idle(cluster).await;
-        let rows = cluster.nodes[before].http.sql(explain).await?;
+        let rows = told(&cluster.nodes[before].http, explain).await;
         anyhow::ensure!(idle(cluster).await == before, "shards have moved");
         Ok(rows)
     });
-    let plan = json!(plan.await.unwrap()).to_string();
+    let plan = plan.await.unwrap().to_string();
     let (_, remote) = plan.split_once("RemoteExec: node=c").unwrap();
     let (_, moved) = remote.split_once("bytes_moved=").unwrap();
     assert!(
@@ -185,8 +217,7 @@ async fn a_reader_outlives_the_leader(cluster: &mut Cluster) {
                 format!("big,host=h{} n={n}i,note=\"{note}\" {n}\n", n % 5)
             })
             .collect();
-        let answer = cluster.nodes[0].http.write("main", lines).await.unwrap();
-        assert_eq!(answer.status, 204, "{}", answer.body);
+        taken(&cluster.nodes[0].http, lines).await;
     }
     let reader = idle(cluster).await;
     let dead = cluster.leader(1, reader).await.unwrap();
@@ -205,8 +236,7 @@ async fn a_reader_outlives_the_leader(cluster: &mut Cluster) {
         .collect();
     let counts = doors.iter().map(|http| counted(http, &asked, &killed));
     let kill = async {
-        let within = Duration::from_secs(60);
-        wait::until("counts are asked for", within, || async {
+        wait::until("counts are asked for", SETTLED_WITHIN, || async {
             let asked = asked.load(Ordering::Relaxed);
             anyhow::ensure!(asked > 8, "{asked} so far");
             Ok(())
@@ -241,7 +271,7 @@ async fn a_reader_outlives_the_leader(cluster: &mut Cluster) {
 async fn counted(http: &Http, asked: &AtomicU64, killed: &AtomicBool) {
     let select = "SELECT count(*), sum(n) FROM big";
     let whole = json!([[BIG_ROWS, BIG_ROWS * (BIG_ROWS - 1) / 2]]);
-    let counted = wait::until("all is counted", Duration::from_secs(60), || async {
+    let counted = wait::until("all is counted", SETTLED_WITHIN, || async {
         let after = killed.load(Ordering::Relaxed);
         asked.fetch_add(1, Ordering::Relaxed);
         let answer = http.sql_answer(select).await.unwrap();

@@ -77,6 +77,8 @@ async fn the_model_is_changed_and_stays_changed() {
     let select = "SELECT place, sum, pieces FROM shop.sales";
     let rows = json!([["a", 2.5, 3]]);
     assert_eq!(sql(&node, select).await, (200, String::new(), rows));
+    let none = format!("{select} WHERE place = 'b'");
+    assert_eq!(sql(&node, &none).await, (200, String::new(), json!([])));
     let again = sql(&node, "CREATE DATABASE shop").await;
     assert_eq!((again.0, again.1.as_str()), (409, "ALREADY_EXISTS"));
     assert_eq!(sql(&node, "DROP TABLE shop.sales").await, done);

@@ -34,6 +34,9 @@ pub enum ReadError {
     /// The tablet is not in a shard of this node.
     #[error("tablet {0} is not here")]
     StaleRoute(auxo_proto::ids::TabletId),
+    /// This node does not lead the shard any more.
+    #[error("shard {0} is not led here")]
+    NotLeader(auxo_proto::ids::ShardId),
     /// A file is damaged or cannot be read.
     #[error(transparent)]
     File(#[from] SstError),

@@ -224,8 +224,12 @@ impl Shard {
     ///   sent after the question has to be acked.
     pub async fn barrier(&self) -> Result<(), ReadError> {
         let unavailable = |why: String| ReadError::Unavailable(why);
-        if let Some(ended) = &*self.parts.ended.borrow() {
-            return Err(unavailable(format!("{ended:?}")));
+        let refused = |error: WriteError| match error {
+            WriteError::NotLeader(shard) | WriteError::Closed(shard) => ReadError::NotLeader(shard),
+            other => ReadError::Unavailable(other.to_string()),
+        };
+        if self.parts.ended.borrow().is_some() {
+            return Err(refused(self.gone()));
         }
         let waited = async {
             if self.parts.region.end_is_linear() {
@@ -243,10 +247,10 @@ impl Shard {
             }
             let (reply, answer) = oneshot::channel();
             let sent = self.parts.commands.send(Command::Barrier(reply)).await;
-            sent.map_err(|_| unavailable("not led here".into()))?;
+            sent.map_err(|_| refused(self.gone()))?;
             match answer.await {
-                Ok(answer) => answer.map_err(|error| unavailable(error.to_string())),
-                Err(_) => Err(unavailable("not led here".into())),
+                Ok(answer) => answer.map_err(refused),
+                Err(_) => Err(refused(self.gone())),
             }
         };
         match tokio::time::timeout(BARRIER_TIME.min(self.parts.settings.patience()), waited).await {

@@ -270,7 +270,9 @@ fn stack(stack: auxo_engine::read::Stack) -> Stack {
 
 fn read_failure(error: &ReadError) -> Failure {
     match error {
-        ReadError::StaleRoute(_) => Failure::new(ErrorCode::NoLeader, error.to_string()),
+        ReadError::StaleRoute(_) | ReadError::NotLeader(_) => {
+            Failure::new(ErrorCode::NoLeader, error.to_string())
+        }
         ReadError::File(error) => file_failure(error),
         ReadError::Unavailable(_) => Failure::new(ErrorCode::WalUnavailable, error.to_string()),
     }

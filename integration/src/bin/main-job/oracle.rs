@@ -1,6 +1,8 @@
 //! DuckDB's answers to the fifteen queries, and how many of a node's are equal to them.
 
-use anyhow::{Result, bail};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
 use integration::http::Http;
 use integration::queries::{self, Dialect, Draw, Query};
 use integration::{compare, duckdb};
@@ -12,6 +14,9 @@ use crate::data::Data;
 
 /// Most rows of an answer; none of the fifteen has as many.
 const ROW_LIMIT: u32 = 10_000_000;
+
+/// How long a node may say that it will know later.
+const ANSWERED_WITHIN: Duration = Duration::from_secs(30);
 
 /// What is right.
 pub(crate) struct Oracle {
@@ -35,7 +40,8 @@ impl Oracle {
     /// * errors: a node that does not count every row.
     pub(crate) async fn equal(&self, doors: &[&Http], first: usize) -> Result<usize> {
         for (at, door) in doors.iter().enumerate() {
-            let count = door.sql("SELECT count(*) FROM cpu").await?;
+            let request = json!({ "sql": "SELECT count(*) FROM cpu" });
+            let count = answered(door, &request).await?;
             if count != [[json!(self.rows)]] {
                 let rows = self.rows;
                 bail!("count(*) at node {at} is {count:?}, written were {rows}");
@@ -61,12 +67,7 @@ impl Oracle {
 async fn same(door: &Http, query: &Query, theirs: &[Vec<Value>]) -> Result<String> {
     let began = Instant::now();
     let request = json!({ "sql": query.sql, "time_format": "ns", "row_limit": ROW_LIMIT });
-    let post = door.request(Method::POST, "/v1/sql").json(&request);
-    let answer = door.send(post).await?;
-    if answer.status != 200 {
-        bail!("{}: {} {}", query.name, answer.status, answer.body);
-    }
-    let ours: Vec<Vec<Value>> = serde_json::from_value(answer.json()["rows"].take())?;
+    let ours = answered(door, &request).await.context(query.name)?;
     let ms = began.elapsed().as_secs_f64() * 1e3;
     compare::rows(query.name, &ours, theirs, query.ordered)?;
     Ok(format!(
@@ -74,4 +75,21 @@ async fn same(door: &Http, query: &Query, theirs: &[Vec<Value>]) -> Result<Strin
         query.name,
         ours.len()
     ))
+}
+
+/// Rows of a statement. What may be asked again is, as a client would: a shard may be moving.
+async fn answered(door: &Http, request: &Value) -> Result<Vec<Vec<Value>>> {
+    let deadline = Instant::now() + ANSWERED_WITHIN;
+    loop {
+        let post = door.request(Method::POST, "/v1/sql").json(request);
+        let answer = door.send(post).await?;
+        match (answer.status, answer.retry_after_s) {
+            (200, _) => return Ok(serde_json::from_value(answer.json()["rows"].take())?),
+            (503, Some(seconds)) if Instant::now() < deadline => {
+                println!("  asked again after {}", answer.body);
+                tokio::time::sleep(Duration::from_secs(seconds)).await;
+            }
+            (status, _) => bail!("{status} {}", answer.body),
+        }
+    }
 }
