@@ -117,7 +117,9 @@ pub(crate) async fn run(arguments: &Arguments) -> Result<Verdict> {
 async fn rounds(arguments: &Arguments, cluster: &mut Cluster) -> Result<Verdict> {
     served(cluster).await?;
     let nodes = cluster.nodes.iter().map(|node| node.http.clone());
-    let load = Load::new(nodes.collect(), arguments.writers, arguments.seed);
+    // Enough that every tablet has one, or nearly: a node that leads none of them is not missed.
+    let writers = arguments.writers.max(4 * u64::from(SHARDS));
+    let load = Load::new(nodes.collect(), writers, arguments.seed);
     load.create(&format!("PARTITION BY HASH(writer) PARTITIONS {SHARDS}"))
         .await?;
     let mut verdict = Verdict::default();
