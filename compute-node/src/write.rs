@@ -239,7 +239,8 @@ impl Writer {
         let deadline = Instant::now() + LEADER_PATIENCE;
         let mut routes = self.routes.clone();
         loop {
-            if let Some(led) = self.engine.shard(shard) {
+            let led = self.engine.shard(shard);
+            if let Some(led) = led.filter(|led| !led.is_fenced()) {
                 return led.write(batch).await.map_err(failure);
             }
             routes.catalog.mark_unchanged();

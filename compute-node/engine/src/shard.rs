@@ -209,6 +209,11 @@ impl Shard {
         Ok(())
     }
 
+    /// Whether a higher term leads: what is asked of it here is for another node.
+    pub fn is_fenced(&self) -> bool {
+        matches!(&*self.parts.ended.borrow(), Some(Ended::Fenced(_)))
+    }
+
     /// Why nobody takes commands any more.
     fn gone(&self) -> WriteError {
         match &*self.parts.ended.borrow() {
