@@ -29,9 +29,9 @@ use tokio::time::Instant;
 use crate::forward::peers::Peers;
 
 /// How long a part waits for a leader before its caller is told to try again.
-const LEADER_PATIENCE: Duration = Duration::from_millis(1_500);
+pub(crate) const LEADER_PATIENCE: Duration = Duration::from_millis(1_500);
 /// Longest time between two looks for a leader.
-const LEADER_PAUSE: Duration = Duration::from_millis(100);
+pub(crate) const LEADER_PAUSE: Duration = Duration::from_millis(100);
 /// How far ahead of this node's clock a batch id may lie.
 const BATCH_AHEAD_MS: u64 = 10 * 60 * 1_000;
 

@@ -1,7 +1,10 @@
 //! Real processes on a real log and a real bucket: any node takes a write and answers for all, a leader
 //! that dies is replaced, and what was being read from it is whole or an error.
 
-#![allow(clippy::unwrap_used, reason = "every line of it is a test")]
+#![allow(
+    clippy::unwrap_used,
+    reason = "functions that tests share, where the lint does not see that they are of tests"
+)]
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;

@@ -1,7 +1,10 @@
 //! A real server of buckets: what the manifest protocol needs of it holds, also when it dies or stops
 //! in the middle, and a node refuses by name what it cannot use.
 
-#![allow(clippy::unwrap_used, reason = "every line of it is a test")]
+#![allow(
+    clippy::unwrap_used,
+    reason = "functions that tests share, where the lint does not see that they are of tests"
+)]
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;

@@ -125,13 +125,13 @@ impl Door {
     fn list(&self, deadline: Instant) -> Result<Listed, Failure> {
         let engine = self.0.engine.clone();
         let snapshots = places::local(engine, self.0.catalog.clone());
+        let number: Bytes = self.0.random.next_u128().to_be_bytes().to_vec().into();
+        let held = self.0.query.hold(snapshots, deadline);
         let mut holds = self.0.holds.lock();
         if holds.len() >= HOLDS_MAX {
             let detail = "too many statements of other nodes read here";
             return Err(Failure::new(ErrorCode::Busy, detail));
         }
-        let number: Bytes = self.0.random.next_u128().to_be_bytes().to_vec().into();
-        let held = self.0.query.hold(snapshots, deadline);
         holds.insert(number.clone(), held.clone());
         Ok(Listed {
             door: self.clone(),

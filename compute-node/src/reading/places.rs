@@ -8,7 +8,6 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
-use std::time::Duration;
 
 use auxo_engine::Engine;
 use auxo_engine::read::ReadError;
@@ -25,11 +24,7 @@ use tokio::time::Instant;
 
 use super::hold::Hold;
 use crate::channels::Channels;
-
-/// Longest search for the leader of a tablet.
-const LEADER_PATIENCE: Duration = Duration::from_millis(1_500);
-/// Longest time between two looks for a leader.
-const LEADER_PAUSE: Duration = Duration::from_millis(100);
+use crate::write::{LEADER_PATIENCE, LEADER_PAUSE};
 
 /// What a node needs to find the tablets of its statements.
 #[derive(Clone)]

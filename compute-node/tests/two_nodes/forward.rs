@@ -1,12 +1,9 @@
 //! A write taken by a node that does not lead its shard: forwarded once, settled as what it is.
 
-use std::time::Duration;
-
-use crate::nodes::{LEADER, NOBODY, SHARD, TABLET, topology, two};
+use crate::nodes::{LEADER, NOBODY, SHARD, TABLET, topology, two, until};
 use auxo_proto::error::{ErrorCode, Outcome};
 use auxo_proto::ids::TenantId;
 use auxo_wal_adapters::RegionId;
-use tokio::time::Instant;
 
 #[tokio::test]
 async fn a_write_reaches_the_leader_once() {
@@ -78,14 +75,10 @@ async fn a_connection_that_breaks_before_the_answer_leaves_the_outcome_open() {
     let write = two.write(5, None);
     let cut = async {
         // The leader has it once it holds memory for it.
-        let deadline = Instant::now() + Duration::from_secs(10);
-        while two.leader.budget().requests() == 0 {
-            assert!(
-                Instant::now() < deadline,
-                "the write never reached the leader"
-            );
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
+        until("the leader has the write", || {
+            two.leader.budget().requests() > 0
+        })
+        .await;
         two.cut.cancel();
     };
     let (written, ()) = tokio::join!(write, cut);

@@ -1,6 +1,7 @@
 //! Two nodes in one process: one leads a shard with one tablet, the other takes requests for it.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use auxo_compute_node::channels::Channels;
 use auxo_compute_node::forward::door::Door;
@@ -274,4 +275,15 @@ impl Two {
         let stacks = tablet.stacks(&spec);
         stacks.iter().map(|stack| stack.rows_at_most()).sum()
     }
+}
+
+/// Waits until a condition holds, for ten seconds at most.
+pub(crate) async fn until(what: &str, holds: impl Fn() -> bool) {
+    let waiting = async {
+        while !holds() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    let waited = tokio::time::timeout(Duration::from_secs(10), waiting).await;
+    assert!(waited.is_ok(), "not in time: {what}");
 }

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::nodes::{LEADER, NOBODY, SHARD, Two, topology, two};
+use crate::nodes::{LEADER, NOBODY, SHARD, Two, topology, two, until};
 use arrow::array::{AsArray, RecordBatch};
 use arrow::datatypes::Int64Type;
 use auxo_engine::OpenLeader;
@@ -44,14 +44,7 @@ async fn number(two: &Two, text: &str) -> Result<i64, Failure> {
 
 /// Waits until the leader holds nothing for other nodes.
 async fn let_go(two: &Two) {
-    let deadline = Instant::now() + Duration::from_secs(10);
-    while two.door.holding() > 0 {
-        assert!(
-            Instant::now() < deadline,
-            "the leader still holds something"
-        );
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
+    until("the leader lets go", || two.door.holding() == 0).await;
 }
 
 #[tokio::test]
