@@ -226,9 +226,9 @@ impl Compute {
             memory_bytes: share(20),
             statement_memory_bytes: config.limits.statement_memory.as_usize().min(share(20) / 4),
             spill_dir: Some(data_dir.path("spill")),
+            spill_bytes_max: config.limits.spill_bytes.0,
             partitions: std::thread::available_parallelism().map_or(2, usize::from),
             text_bytes_max: config.limits.sql_bytes.as_usize(),
-            ..QueryConfig::default()
         };
         let node = Node::new(Parts {
             name: config.node.clone(),

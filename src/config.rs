@@ -146,6 +146,8 @@ pub(crate) struct Limits {
     pub(crate) statement_timeout: Period,
     /// How much memory a statement may hold.
     pub(crate) statement_memory: Size,
+    /// How much the statements of this node may spill to its disk together.
+    pub(crate) spill_bytes: Size,
     /// Rows of one reply.
     pub(crate) result_rows: u64,
     /// Bytes of one reply.
@@ -303,6 +305,7 @@ impl Default for Limits {
             sql_bytes: Size(256 << 10),
             statement_timeout: period_s(30),
             statement_memory: Size(1 << 30),
+            spill_bytes: Size(2 << 30),
             result_rows: 1_000_000,
             result_bytes: Size(256 << 20),
             statements_running: 8,

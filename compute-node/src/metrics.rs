@@ -107,6 +107,11 @@ pub const CATALOGUE: &[(&str, &str, &str)] = &[
         "Number of the shard's newest manifest",
     ),
     (
+        "auxo_compaction_files_total",
+        "counter",
+        "Files that compaction replaced or that outlived their TTL, since the shard was opened",
+    ),
+    (
         "auxo_cache_hits_total",
         "counter",
         "Blocks of files read from the own disk",
@@ -175,13 +180,14 @@ pub fn page(node: &Node) -> String {
         .map(auxo_engine::Shard::status)
         .collect();
     type Read = fn(&auxo_engine::ShardStatus) -> u64;
-    let per_shard: [(&str, Read); 8] = [
+    let per_shard: [(&str, Read); 9] = [
         ("auxo_shard_epoch", |shard| shard.term.epoch),
         ("auxo_shard_ended", |shard| shard.ended.is_some().into()),
         ("auxo_shard_applied_offset", |shard| shard.applied),
         ("auxo_shard_flushed_offset", |shard| shard.flushed),
         ("auxo_wal_unflushed_bytes", |shard| shard.unflushed_bytes),
         ("auxo_flush_manifest", |shard| shard.manifest),
+        ("auxo_compaction_files_total", |shard| shard.compacted),
         ("auxo_store_files", |shard| shard.files),
         ("auxo_store_file_bytes", |shard| shard.file_bytes),
     ];

@@ -44,6 +44,8 @@ pub enum Done {
     Rows(Box<Answer>),
     /// Something was written.
     Wrote(WriteSummary),
+    /// Rows were hidden; how many, nobody has counted.
+    Deleted(WriteSummary),
     /// The model was changed.
     Changed,
 }
@@ -81,7 +83,7 @@ impl Node {
             Statement::Delete(Delete { table, tags, time }) => {
                 self.admit()?;
                 let deleted = self.writer().delete(&catalog, &table, &tags, time).await?;
-                Ok(Done::Wrote(deleted))
+                Ok(Done::Deleted(deleted))
             }
             Statement::Ddl(ddl) => {
                 self.admit()?;
@@ -185,7 +187,8 @@ impl Node {
                     let written = tokio::time::timeout_at(limits.deadline, written).await;
                     summary = written.map_err(|_| {
                         let detail = "the statement's time is over, its last rows may be stored";
-                        Failure::new(ErrorCode::Timeout, detail).outcome(Outcome::Unknown)
+                        let failure = Failure::new(ErrorCode::Timeout, detail);
+                        after(&summary, failure.outcome(Outcome::Unknown))
                     })??;
                 }
             }
@@ -216,11 +219,15 @@ impl Node {
     }
 }
 
-/// A failure of a statement that has written something before.
-fn after(before: &WriteSummary, failure: Failure) -> Failure {
+/// A failure of a statement that has written something before: says how many rows are stored.
+fn after(before: &WriteSummary, mut failure: Failure) -> Failure {
+    if before.rows == 0 {
+        return failure;
+    }
+    let stored = before.rows;
+    failure.detail = format!("{}; {stored} rows before that are stored", failure.detail);
     match failure.outcome {
         Some(Outcome::Unknown) => failure,
-        _ if before.rows > 0 => failure.outcome(Outcome::Partial),
-        _ => failure,
+        _ => failure.outcome(Outcome::Partial),
     }
 }

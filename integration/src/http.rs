@@ -5,6 +5,9 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
+/// Longest wait for an answer, where a request does not name one.
+const ANSWERED_WITHIN: Duration = Duration::from_secs(120);
+
 /// A node's public listener.
 #[derive(Clone, Debug)]
 pub struct Http {
@@ -56,9 +59,12 @@ impl Http {
         self.client.request(method, format!("{}{path}", self.base))
     }
 
-    /// Sends a request; any status is an answer.
+    /// Sends a request, which has two minutes if it names no time of its own; any status is an answer.
     pub async fn send(&self, request: reqwest::RequestBuilder) -> Result<Answer> {
-        let response = request.timeout(Duration::from_secs(120)).send().await?;
+        let (client, request) = request.build_split();
+        let mut request = request?;
+        request.timeout_mut().get_or_insert(ANSWERED_WITHIN);
+        let response = client.execute(request).await?;
         let retry_after = response.headers().get("retry-after");
         let retry_after_s = retry_after.and_then(|value| value.to_str().ok()?.parse().ok());
         let status = response.status().as_u16();

@@ -71,6 +71,11 @@ async fn the_model_is_changed_and_stays_changed() {
     }
     let insert = "INSERT INTO shop.sales (place, ts, sum, pieces) VALUES ('a', 1, 2.5, 3)";
     assert_eq!(sql(&node, insert).await, done);
+    let show = node
+        .http
+        .request(reqwest::Method::GET, "/v1/tables/shop.sales");
+    let shown = node.http.send(show).await.unwrap();
+    assert_eq!(shown.json()["name"], "sales", "{}", shown.body);
     node.kill().unwrap();
 
     let node = setup.start().await.unwrap();
@@ -188,6 +193,8 @@ async fn a_late_failure_has_the_last_word() {
             .request(reqwest::Method::POST, "/v1/sql?format=ndjson");
         let mut reply = post.body(sql).send().await.unwrap();
         assert_eq!(reply.status().as_u16(), 200);
+        let id = reply.headers()["x-auxo-query-id"].to_str().unwrap();
+        let path = format!("/v1/queries/{id}");
         let mut body = Vec::new();
         let cut = loop {
             match reply.chunk().await {
@@ -202,6 +209,12 @@ async fn a_late_failure_has_the_last_word() {
         assert!(
             last["error"]["detail"].as_str().unwrap().contains("zero"),
             "{last}"
+        );
+        let why = node.http.request(reqwest::Method::GET, &path);
+        let why = node.http.send(why).await.unwrap().json();
+        assert_eq!(
+            (&why["state"], &why["error"]),
+            (&json!("failed"), &last["error"])
         );
     }
 }
@@ -229,6 +242,35 @@ async fn an_insert_of_a_query_stores_every_row_of_it() {
         .await
         .unwrap();
     assert_eq!(rows, [[json!(60_000), json!(3_i64 * 20_000 * 20_001 / 2)]]);
+}
+
+/// Without a batch id an INSERT is not all or nothing: it says what became of it.
+#[tokio::test]
+async fn an_insert_that_fails_half_way_says_how_many_rows_are_stored() {
+    let (_folder, setup) = setup();
+    let node = setup.start().await.unwrap();
+    let create = "CREATE TABLE t (ts TIMESTAMP(9) NOT NULL, n BIGINT, TIMESTAMP KEY (ts))";
+    assert_eq!(node.http.sql_answer(create).await.unwrap().status, 200);
+    let insert = "INSERT INTO t SELECT to_timestamp_nanos(value), 1 / (value - 25000) \
+                  FROM generate_series(1, 30000)";
+    let problem = node.http.sql_answer(insert).await.unwrap().json();
+    let stored = node.http.sql("SELECT count(*) FROM t").await.unwrap();
+    let stored = stored[0][0].as_u64().unwrap();
+    assert!((1..25_000).contains(&stored), "{stored}");
+    let said = problem["detail"].as_str().unwrap();
+    assert!(
+        said.contains(&format!("{stored} rows before that are stored")),
+        "{said}, {stored} are"
+    );
+    assert_eq!(problem["outcome"], "partial");
+    let deleted = node.http.sql_answer("DELETE FROM t WHERE ts >= 0").await;
+    let deleted = deleted.unwrap();
+    assert_eq!(
+        (deleted.status, &deleted.json()["affected_rows"]),
+        (200, &Value::Null),
+        "{}",
+        deleted.body
+    );
 }
 
 #[tokio::test]

@@ -97,7 +97,7 @@ async fn show(
             output.write(b"\n")?;
         }
         if reply.summary().truncated {
-            told.push(stopped_early());
+            told.push(stopped_early(asking));
         }
     }
     if asking.timing {
@@ -113,7 +113,7 @@ fn tell(answer: &Answer, asking: &Asking, told: &mut Vec<String>) {
             .map(|warning| format!("warning: {warning}")),
     );
     if answer.truncated {
-        told.push(stopped_early());
+        told.push(stopped_early(asking));
     }
     if asking.saying.quiet {
         return;
@@ -125,6 +125,10 @@ fn tell(answer: &Answer, asking: &Asking, told: &mut Vec<String>) {
     }
 }
 
-fn stopped_early() -> String {
-    "note: there are more rows; see --limit, or write csv".to_owned()
+fn stopped_early(asking: &Asking) -> String {
+    let how = match asking.limit {
+        Some(0) => "the node gives no more at once (limits.result_rows, limits.result_bytes)",
+        _ => "see --limit, or write csv",
+    };
+    format!("note: there are more rows; {how}")
 }

@@ -8,6 +8,7 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use auxo_proto::schema::TabletSpec;
@@ -49,7 +50,9 @@ impl Parts {
                 worked = self.compact_all(&options) => worked,
             };
             match worked {
-                Ok(_) => {}
+                Ok(files) => {
+                    self.compacted.fetch_add(files as u64, Ordering::Relaxed);
+                }
                 Err(error @ FlushError::NotCommitted(NotCommitted::Deposed(_))) => {
                     return self.heed(&error).await;
                 }

@@ -297,6 +297,7 @@ impl Engine {
             cuts: parking_lot::Mutex::default(),
             flushing: tokio::sync::Mutex::default(),
             in_flight: parking_lot::Mutex::default(),
+            compacted: AtomicU64::new(0),
             ended,
         });
         let leader = Leader::new(id, Arc::clone(&parts), claimed.state, (term, writer), queue);

@@ -64,6 +64,8 @@ pub(crate) struct Parts {
     pub(crate) flushing: tokio::sync::Mutex<()>,
     /// Keys of objects that are written and not committed; see `auxo_sst::garbage`.
     pub(crate) in_flight: parking_lot::Mutex<std::collections::HashSet<String>>,
+    /// Files that compaction replaced or that outlived their TTL, since the shard was opened.
+    pub(crate) compacted: AtomicU64,
     pub(crate) ended: watch::Sender<Option<Ended>>,
 }
 
@@ -96,6 +98,8 @@ pub struct ShardStatus {
     pub file_bytes: u64,
     /// Rows in live files.
     pub file_rows: u64,
+    /// Files that compaction replaced or that outlived their TTL, since the shard was opened.
+    pub compacted: u64,
     /// Tablets.
     pub tablets: u64,
     /// How leadership ended, if it did.
@@ -296,6 +300,7 @@ impl Shard {
             files: files().count() as u64,
             file_bytes: files().map(|file| file.length).sum(),
             file_rows: files().map(|file| file.rows).sum(),
+            compacted: self.parts.compacted.load(Ordering::Relaxed),
             tablets: version.tablets.len() as u64,
             ended: self
                 .parts

@@ -423,6 +423,12 @@ fn of_arrow(error: &ArrowError) -> Failure {
             Some(inner) => of_error(inner).0,
             None => Failure::new(ErrorCode::Corrupt, first_line(&inner.to_string())),
         },
+        ArrowError::CastError(text) | ArrowError::ParseError(text)
+            if text.contains("can be represented as nanoseconds") =>
+        {
+            let detail = "a time lies outside the years 1677 to 2262";
+            Failure::new(ErrorCode::BadTimestamp, detail)
+        }
         ArrowError::CastError(text) | ArrowError::ParseError(text) => {
             failure(ErrorCode::TypeMismatch, text)
         }
@@ -439,6 +445,11 @@ fn of_arrow(error: &ArrowError) -> Failure {
 }
 
 fn of_resources(text: &str) -> Failure {
+    if text.contains("disk space during the spilling") {
+        let detail = "the node's space for rows that do not fit into memory is used up";
+        return Failure::new(ErrorCode::QueryLimit, detail)
+            .hint("ask for less, or later: all statements that run share it (limits.spill_bytes)");
+    }
     let code = if text.contains(ErrorCode::MemoryFull.text()) {
         ErrorCode::MemoryFull
     } else {

@@ -2,7 +2,7 @@
 //!
 //! * Every row gives as many values as there are columns.
 //! * A number for a DECIMAL goes there digit for digit, rounded to the column's scale.
-//! * A number for an integer column is whole and in its range.
+//! * A number for an integer column or for a time is whole, and in the range of an integer column.
 //!
 //! What is no number as written is left to the plan. Refusals name the place of the value.
 
@@ -110,11 +110,15 @@ fn fit(value: &mut Expr, column: &Column, text: &str) -> Result<(), Failure> {
         });
         return Ok(());
     }
-    let Some((least, most)) = range(column.ty) else {
+    let time = matches!(column.ty, ColumnType::Timestamp(_));
+    let range = range(column.ty);
+    if (time || range.is_some()) && !number.is_whole() {
+        return Err(not_whole(column, &value.to_string()).at(place));
+    }
+    let Some((least, most)) = range else {
         return Ok(());
     };
     match number.integer() {
-        _ if !number.is_whole() => Err(not_whole(column, &value.to_string()).at(place)),
         Some(integer) if (least..=most).contains(&integer) => Ok(()),
         _ => Err(out_of_range(column, &value.to_string(), place)),
     }
@@ -129,7 +133,7 @@ fn range(ty: ColumnType) -> Option<(i128, i128)> {
     }
 }
 
-/// A value that an integer column cannot take without losing a part of it.
+/// A value that a column of whole numbers cannot take without losing a part of it.
 fn not_whole(column: &Column, value: &str) -> Failure {
     let detail = format!(
         "column {} is {}, {value} is not whole",

@@ -1,7 +1,7 @@
 //! Every route of the public listener.
 
 use axum::Router;
-use axum::routing::{delete, get, post};
+use axum::routing::{get, post};
 
 use super::{http_sql, influx, status};
 use crate::node::Node;
@@ -13,7 +13,10 @@ pub fn router(node: Node) -> Router {
             "/v1/sql",
             get(http_sql::door::sql).post(http_sql::door::sql),
         )
-        .route("/v1/queries/{id}", delete(http_sql::door::cancel))
+        .route(
+            "/v1/queries/{id}",
+            get(http_sql::door::known).delete(http_sql::door::cancel),
+        )
         .route("/v1/health", get(status::health))
         .route("/v1/ready", get(status::ready))
         .route("/v1/errors", get(status::errors))

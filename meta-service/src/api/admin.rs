@@ -13,7 +13,7 @@ use crate::keys::Key;
 use crate::lead::Lead;
 use crate::model::Model;
 use crate::model::change::Change;
-use crate::model::values::{Life, Node, NodeState, Role, Shard, Verdict};
+use crate::model::values::{Life, Node, NodeState, Role, Shard, Table, Verdict};
 use crate::procedure::{Kind, NotYet};
 use crate::reign::WriteError;
 
@@ -21,7 +21,7 @@ use crate::reign::WriteError;
 pub const VERBS: &[(&str, &str)] = &[
     ("status", ""),
     ("node list", ""),
-    ("node show", "ID"),
+    ("node show", "ID or name"),
     ("node drain", "ID or name"),
     ("node undrain", "ID or name"),
     ("shard list", ""),
@@ -30,8 +30,8 @@ pub const VERBS: &[(&str, &str)] = &[
     ("shard close", "SHARD/NODE"),
     ("shard move", "SHARD/NODE by id or name"),
     ("table list", ""),
-    ("table show", "ID"),
-    ("table route", "ID"),
+    ("table show", "ID, name, or database.name"),
+    ("table route", "ID, name, or database.name"),
     ("procedure list", ""),
     ("procedure show", "ID"),
     ("procedure history", ""),
@@ -56,13 +56,9 @@ pub async fn answer(lead: &Lead, verb: &str, target: &str) -> Result<Value, Fail
                 .collect())
         }),
         "node show" => read(&|model, view| {
-            let id = NodeId(number(target)?);
-            let node = model
-                .nodes
-                .get(&id)
-                .ok_or_else(|| missing("node", target))?;
-            let mut shown = node_json(id, node, model, view);
-            if let Some(seen) = view.node(id) {
+            let (id, node) = node_named(model, target).ok_or_else(|| missing("node", target))?;
+            let mut shown = node_json(*id, node, model, view);
+            if let Some(seen) = view.node(*id) {
                 shown["reported"] = seen.shards.values().map(reported).collect();
             }
             Ok(shown)
@@ -141,7 +137,8 @@ pub async fn answer(lead: &Lead, verb: &str, target: &str) -> Result<Value, Fail
                 .collect())
         }),
         "table show" => read(&|model, _| {
-            let id = TableId(number(target)?);
+            let found = table_named(model, target);
+            let id = found.ok_or_else(|| missing("table", target))?;
             let info = model
                 .table_info(id)
                 .ok_or_else(|| missing("table", target))?;
@@ -149,7 +146,10 @@ pub async fn answer(lead: &Lead, verb: &str, target: &str) -> Result<Value, Fail
             shown["state"] = value(&model.tables.get(&id).map(|table| table.state));
             Ok(shown)
         }),
-        "table route" => read(&|model, _| route(TableId(number(target)?), model)),
+        "table route" => read(&|model, _| {
+            let found = table_named(model, target);
+            route(found.ok_or_else(|| missing("table", target))?, model)
+        }),
         "procedure list" => read(&|model, _| {
             let procedures = model.procedures.iter();
             Ok(procedures
@@ -263,9 +263,8 @@ fn node_json(id: NodeId, node: &Node, model: &Model, view: &View) -> Value {
         "since_ms": liveness.map(|known| known.since_ms),
         "connected": seen.is_some_and(|seen| !seen.boot.is_empty() && !seen.dead),
         "leads": led,
-        "cpu_percent": seen.map(|seen| seen.load.cpu_percent),
         "memory_bytes": seen.map(|seen| seen.load.memory_bytes),
-        "disk_bytes": seen.map(|seen| seen.load.disk_bytes),
+        "memory_bytes_max": seen.map(|seen| seen.load.memory_bytes_max),
     })
 }
 
@@ -358,6 +357,22 @@ fn pair(target: &str) -> Result<(ShardId, NodeId), Failure> {
 fn node_named<'a>(model: &'a Model, target: &str) -> Option<(&'a NodeId, &'a Node)> {
     let named = |(id, node): &(&NodeId, &Node)| node.name == target || id.to_string() == target;
     model.nodes.iter().find(named)
+}
+
+/// A table by its id, its name in the database `main`, or its name behind that of its database and a
+/// point.
+fn table_named(model: &Model, target: &str) -> Option<TableId> {
+    let (database, name) = target.split_once('.').unwrap_or(("main", target));
+    let named = |id: &TableId, table: &Table| {
+        let known = model.databases.get(&table.database);
+        let known = known.is_some_and(|known| known.name == database);
+        let live = table.state == Life::Live;
+        id.to_string() == target || (live && known && table.name == name)
+    };
+    let mut tables = model.tables.iter();
+    tables
+        .find(|(id, table)| named(id, table))
+        .map(|(id, _)| *id)
 }
 
 fn missing(what: &str, target: &str) -> Failure {

@@ -1,5 +1,5 @@
-//! What an INSERT puts into an integer column or a FLOAT, where the query gives it as a wider float or
-//! a DECIMAL.
+//! What an INSERT puts into an integer column, a time or a FLOAT, where the query gives it as a wider
+//! float or a DECIMAL.
 //!
 //! A cast would cut off what stands behind the point, or make infinity of what is too large; here a value
 //! goes in as it is (to a FLOAT's precision) or is refused by its column's name.
@@ -96,7 +96,7 @@ fn checked(expr: Expr, column: &str, schema: &DFSchema) -> Expr {
 
 /// Types into which a cast may lose more than digits.
 fn narrows(ty: &DataType) -> bool {
-    ty.is_integer() || *ty == DataType::Float32
+    ty.is_integer() || matches!(ty, DataType::Float32 | DataType::Timestamp(_, _))
 }
 
 #[derive(Debug, PartialEq, Eq, Hash)]
@@ -108,7 +108,11 @@ struct Whole {
 
 impl Whole {
     fn of_array(&self, given: &ArrayRef) -> Result<ArrayRef> {
-        let stored = cast(given, &self.ty)?;
+        let stored = match self.ty {
+            // A time is a count of its unit.
+            DataType::Timestamp(_, _) => cast(given, &DataType::Int64)?,
+            _ => cast(given, &self.ty)?,
+        };
         let lost = match self.ty {
             DataType::Float32 => infinite(given, &stored)?,
             _ => {
@@ -117,7 +121,7 @@ impl Whole {
             }
         };
         let Some(row) = lost else {
-            return Ok(stored);
+            return Ok(cast(&stored, &self.ty)?);
         };
         let value = array_value_to_string(given, row)?;
         let (column, ty) = (&self.column, type_name(&self.ty));

@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use auxo_proto::error::ErrorCode;
-use tokio::time::Instant;
 
 use super::memory_table::Tables;
 use super::{Bench, sample, show};
@@ -270,8 +269,14 @@ fn shapes(depth: usize) -> Vec<(&'static str, String)> {
     ]
 }
 
+/// Processor time of this thread, which other work of the machine does not lengthen.
+fn processor_time() -> Duration {
+    let times = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap();
+    Duration::from_nanos(times.split(' ').next().unwrap().parse().unwrap())
+}
+
 async fn hurry(bench: &Bench, name: &str, depth: usize, text: &str) {
-    let begun = Instant::now();
+    let begun = processor_time();
     let outcome = match bench.prepare(text) {
         Ok(_) => "understood".to_owned(),
         Err(failure) => {
@@ -284,7 +289,7 @@ async fn hurry(bench: &Bench, name: &str, depth: usize, text: &str) {
             show(&failure)
         }
     };
-    let took = begun.elapsed();
+    let took = processor_time() - begun;
     assert!(
         took < PATIENCE,
         "{name} {depth} took {took:?}: {outcome:.200}"
@@ -308,9 +313,9 @@ async fn limits_name_themselves() {
     let mut large = "SELECT 1 -- ".to_owned();
     large.push_str(&"x".repeat(1 << 20));
     let expected = format!("the limit is {}", QueryConfig::default().text_bytes_max);
-    let begun = Instant::now();
+    let begun = processor_time();
     assert!(refused(&large).ends_with(&expected), "{}", refused(&large));
-    assert!(begun.elapsed() < PATIENCE);
+    assert!(processor_time() - begun < PATIENCE);
     let shape = |name: &str, depth| {
         let shapes = shapes(depth).into_iter();
         shapes
@@ -319,12 +324,12 @@ async fn limits_name_themselves() {
             .next()
             .unwrap()
     };
-    let begun = Instant::now();
+    let begun = processor_time();
     assert_eq!(
         refused(&shape("parens", 10_000)),
         "STATEMENT_TOO_COMPLEX at 1:58 (byte 57): statement is nested more than 50 levels deep"
     );
-    assert!(begun.elapsed() < PATIENCE);
+    assert!(processor_time() - begun < PATIENCE);
     let table = [
         ("plus", 3_000, "expression chains more than 2000 operators"),
         (

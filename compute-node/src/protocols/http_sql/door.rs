@@ -1,8 +1,8 @@
-//! `GET` and `POST /v1/sql`, `DELETE /v1/queries/{id}`.
+//! `GET` and `POST /v1/sql`, `GET` and `DELETE /v1/queries/{id}`.
 //!
 //! The status line waits for the first batch or the end, so that what fails by then has a true
 //! status. What fails later must look cut: the body ends with an error, which closes the connection
-//! without its last chunk. A client that goes away drops the body and with it the query.
+//! without its last chunk; why, can be asked for by the statement's id. A client that goes away drops the body and with it the query.
 //!
 //! Never here: what a statement does.
 
@@ -31,9 +31,9 @@ use super::request::{self, SqlRequest};
 use crate::node::{DEFAULT_DATABASE, DEFAULT_TENANT, Node};
 use crate::protocols::influx::door::batch_id;
 use crate::protocols::{body, problem};
-use crate::running::Entry;
+use crate::running::{Entry, Known};
 use crate::statements::{Ask, Done};
-use crate::write;
+use crate::write::{self, WriteSummary};
 
 /// Encoded pieces that wait for a slow reader; then the query waits.
 const PIECES: usize = 4;
@@ -73,6 +73,22 @@ pub async fn sql(
     }
 }
 
+/// `GET /v1/queries/{id}`: that a statement runs, or why it failed.
+pub async fn known(State(node): State<Node>, Path(id): Path<String>) -> Response {
+    match node.running().known(&id, Instant::now()) {
+        Some(Known::Runs) => reply_json(&json!({ "query_id": id, "state": "running" })),
+        Some(Known::Failed(problem)) => {
+            let error = serde_json::from_str::<Value>(&problem).unwrap_or_default();
+            reply_json(&json!({ "query_id": id, "state": "failed", "error": error }))
+        }
+        None => {
+            let detail = format!("no query {id} runs here or failed in the last ten minutes");
+            let failure = Failure::new(ErrorCode::NotFound, detail);
+            problem::response(&failure, Some(&id), node.name())
+        }
+    }
+}
+
 /// `DELETE /v1/queries/{id}`.
 pub async fn cancel(State(node): State<Node>, Path(id): Path<String>) -> Response {
     match node.running().cancel(&id) {
@@ -85,10 +101,20 @@ pub async fn cancel(State(node): State<Node>, Path(id): Path<String>) -> Respons
 }
 
 fn failed(node: &Node, failure: &Failure, id: &str) -> Response {
-    node.counters()
-        .statements_failed
-        .fetch_add(1, Ordering::Relaxed);
+    note(node, failure, id);
     with_id(problem::response(failure, Some(id), node.name()), id)
+}
+
+/// Counts a failure and keeps it for who asks later.
+///
+/// * returns: its problem object.
+fn note(node: &Node, failure: &Failure, id: &str) -> Value {
+    let failed = &node.counters().statements_failed;
+    failed.fetch_add(1, Ordering::Relaxed);
+    let problem = problem::body(failure, Some(id), node.name());
+    node.running()
+        .failed(id, problem.to_string(), Instant::now());
+    problem
 }
 
 fn with_id(mut response: Response, id: &str) -> Response {
@@ -149,31 +175,36 @@ async fn run(
             return rows(node, *answer, &request, id, timing, (entry, Box::new(slot))).await;
         }
         Done::Wrote(summary) => {
-            node.counters()
-                .rows_written
-                .fetch_add(summary.rows, Ordering::Relaxed);
-            let token = write::read_token(&summary);
-            let stats = json!({ "elapsed_ms": elapsed() });
-            let reply = json!({
-                "query_id": id, "affected_rows": summary.rows, "read_token": token,
-                "warnings": [], "stats": stats,
-            });
-            let mut response = reply_json(&reply);
-            if let Ok(token) = HeaderValue::from_str(&token) {
-                response.headers_mut().insert("x-auxo-read-token", token);
-            }
-            if summary.replayed {
-                let once = HeaderValue::from_static("1");
-                response.headers_mut().insert("x-auxo-replayed", once);
-            }
-            response
+            let written = &node.counters().rows_written;
+            written.fetch_add(summary.rows, Ordering::Relaxed);
+            wrote(&summary, Some(summary.rows), id, elapsed())
         }
+        Done::Deleted(summary) => wrote(&summary, None, id, elapsed()),
         Done::Changed => reply_json(&json!({
             "query_id": id, "affected_rows": 0, "warnings": [],
             "stats": { "elapsed_ms": elapsed() },
         })),
     };
     Ok(with_id(response, id))
+}
+
+/// The answer of a write.
+///
+/// * `rows`: how many it changed, where that is known.
+fn wrote(summary: &WriteSummary, rows: Option<u64>, id: &str, elapsed_ms: f64) -> Response {
+    let token = write::read_token(summary);
+    let mut response = reply_json(&json!({
+        "query_id": id, "affected_rows": rows, "read_token": token,
+        "warnings": [], "stats": { "elapsed_ms": elapsed_ms },
+    }));
+    if let Ok(token) = HeaderValue::from_str(&token) {
+        response.headers_mut().insert("x-auxo-read-token", token);
+    }
+    if summary.replayed {
+        let once = HeaderValue::from_static("1");
+        response.headers_mut().insert("x-auxo-replayed", once);
+    }
+    response
 }
 
 fn cancelled_by_user() -> Failure {
@@ -368,11 +399,7 @@ impl Writing {
                     return;
                 }
                 Err(failure) => {
-                    self.node
-                        .counters()
-                        .statements_failed
-                        .fetch_add(1, Ordering::Relaxed);
-                    let problem = problem::body(&failure, Some(&self.id), self.node.name());
+                    let problem = note(&self.node, &failure, &self.id);
                     self.encoder.error(&problem, &mut self.out);
                     if !self.out.is_empty() {
                         let _ = send(&pieces, Ok(Frame::data(Bytes::from(self.out)))).await;

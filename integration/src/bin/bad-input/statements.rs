@@ -62,18 +62,20 @@ fn names() -> Vec<Case> {
         bad(
             "text where a number belongs",
             "SELECT n + 'x' FROM metrics",
-            "",
+            "TYPE_MISMATCH",
         ),
         bad(
             "NUL in the name of a table",
             "CREATE TABLE \"a\0b\" (ts TIMESTAMP(9) NOT NULL, TIMESTAMP KEY (ts))",
-            "",
-        ),
+            "BAD_REQUEST",
+        )
+        .holds("control character"),
         bad(
             "a table without a time",
             "CREATE TABLE timeless (n BIGINT)",
-            "",
-        ),
+            "BAD_REQUEST",
+        )
+        .holds("TIMESTAMP KEY"),
         Case::sql(
             "a table that exists",
             "CREATE TABLE metrics (ts TIMESTAMP(9) NOT NULL, TIMESTAMP KEY (ts))",
@@ -171,23 +173,30 @@ fn values() -> Vec<Case> {
             "one above the largest integer",
             "INSERT INTO values_kept (k, ts, n) VALUES ('z', 1, 9223372036854775808)",
         )
-        .status(&[400]),
+        .refused(400, "VALUE_OUT_OF_RANGE"),
         Case::sql(
             "a negative number into an unsigned column",
             "INSERT INTO values_kept (k, ts, u) VALUES ('z', 1, -1)",
         )
-        .status(&[400]),
+        .refused(400, "VALUE_OUT_OF_RANGE"),
         Case::sql(
             "a time that is out of range",
             "INSERT INTO values_kept (k, ts, n) VALUES ('z', '9999-12-31T00:00:00Z', 1)",
         )
-        .status(&[400]),
+        .refused(400, "BAD_TIMESTAMP"),
+        Case::sql(
+            "a time with a fraction",
+            "INSERT INTO values_kept (k, ts, n) VALUES ('z', 1.5, 1)",
+        )
+        .refused(400, "TYPE_MISMATCH")
+        .at(1, 49),
         Case::sql(
             "a row without its time",
             "INSERT INTO values_kept (k, n) VALUES ('z', 1)",
         )
-        .status(&[400]),
-        Case::sql("a division by zero", "SELECT n / (n - n) FROM values_kept").status(&[400]),
+        .refused(400, "TYPE_MISMATCH"),
+        Case::sql("a division by zero", "SELECT n / (n - n) FROM values_kept")
+            .refused(400, "DIVISION_BY_ZERO"),
         Case::sql(
             "nothing of what was refused is stored",
             "SELECT count(*) FROM values_kept",
@@ -197,7 +206,8 @@ fn values() -> Vec<Case> {
 }
 
 fn outside() -> Vec<Case> {
-    let refused = |name: &str, sql: &str| Case::sql(name, sql).status(&[400]);
+    let refused = |name: &str, sql: &str| Case::sql(name, sql).refused(400, "UNSUPPORTED");
+    let unknown = |name: &str, sql: &str| Case::sql(name, sql).refused(400, "TABLE_NOT_FOUND");
     vec![
         refused("COPY to a file", "COPY metrics TO '/tmp/auxo-copied.csv'"),
         refused(
@@ -208,16 +218,17 @@ fn outside() -> Vec<Case> {
             "an external table",
             "CREATE EXTERNAL TABLE e STORED AS CSV LOCATION '/etc/passwd'",
         ),
-        refused("a file as a table", "SELECT * FROM 'file:///etc/passwd'"),
-        refused("a path as a table", "SELECT * FROM '/etc/passwd'"),
-        refused(
+        unknown("a file as a table", "SELECT * FROM 'file:///etc/passwd'"),
+        unknown("a path as a table", "SELECT * FROM '/etc/passwd'"),
+        unknown(
             "a URL as a table",
             "SELECT * FROM 'http://169.254.169.254/latest/meta-data'",
         ),
-        refused(
+        Case::sql(
             "a function that reads files",
             "SELECT * FROM read_csv('/etc/passwd')",
-        ),
+        )
+        .refused(400, "FUNCTION_NOT_FOUND"),
         Case::sql(
             "the name of a file",
             "SELECT input_file_name() FROM metrics",
@@ -233,7 +244,7 @@ fn outside() -> Vec<Case> {
             "a recursive CTE",
             "WITH RECURSIVE r AS (SELECT 1 AS n UNION ALL SELECT n + 1 FROM r) SELECT * FROM r",
         )
-        .status(&[400])
+        .refused(400, "UNSUPPORTED")
         .at_once(),
         refused("an UPDATE", "UPDATE metrics SET n = 1"),
         refused(
@@ -301,24 +312,24 @@ fn hungry() -> Vec<Case> {
             "a huge series",
             "SELECT count(*) FROM generate_series(1, 1000000000000)",
         )
-        .status(&[400])
+        .refused(400, "QUERY_LIMIT")
         .at_once(),
         Case::sql("a huge text", "SELECT repeat('x', 1000000000)")
-            .status(&[400])
+            .refused(400, "QUERY_LIMIT")
             .at_once(),
         Case::sql("a huge list", "SELECT range(0, 1000000000000)")
-            .status(&[400])
+            .refused(400, "QUERY_LIMIT")
             .at_once(),
         Case::sql(
             "a regular expression that would be huge",
             "SELECT count(*) FROM metrics WHERE host ~ '((a{1000}){1000}){1000}'",
         )
-        .status(&[400]),
+        .refused(400, "EXECUTION_ERROR"),
         Case::sql(
             "a regular expression that is none",
             "SELECT count(*) FROM metrics WHERE host ~ '('",
         )
-        .status(&[400]),
+        .refused(400, "PLAN_ERROR"),
         slow("a query over its time", "a.value < b.value"),
         slow(
             "one that finds nothing in all that time",

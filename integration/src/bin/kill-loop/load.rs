@@ -40,6 +40,9 @@ pub(crate) struct Load {
     going: AtomicBool,
     /// Per writer, rows that are acked; all below the number are.
     acked: Vec<AtomicU64>,
+    /// The round that runs, from 1, and the rows that were acked before it.
+    round: AtomicU64,
+    acked_before: AtomicU64,
     /// Dice of the writers and of the rounds.
     pub(crate) dice: Random,
 }
@@ -51,6 +54,8 @@ impl Load {
             nodes: RwLock::new(nodes),
             going: AtomicBool::new(true),
             acked: (0..writers).map(|_| AtomicU64::new(0)).collect(),
+            round: AtomicU64::new(0),
+            acked_before: AtomicU64::new(0),
             dice: Random::seeded(seed),
         })
     }
@@ -81,8 +86,12 @@ impl Load {
         *self.nodes.write() = nodes;
     }
 
-    /// Starts the writers.
+    /// Starts the writers of the next round. Their rows have a column that no row had before, so that
+    /// tables change while nodes are killed.
     pub(crate) fn start(self: &Arc<Self>) -> JoinSet<Result<()>> {
+        self.round.fetch_add(1, Ordering::SeqCst);
+        let before = self.acked().iter().sum();
+        self.acked_before.store(before, Ordering::SeqCst);
         self.going.store(true, Ordering::SeqCst);
         let mut writers = JoinSet::new();
         for writer in 0..self.acked.len() {
@@ -107,7 +116,7 @@ impl Load {
     }
 
     /// Rows that are missing and rows that stand more than once, over all writers; asked for one writer
-    /// at a time, for distinct numbers take memory.
+    /// at a time, for distinct numbers take memory. All rows of the round must have its column.
     pub(crate) async fn judge(&self, node: &Http) -> Result<Verdict> {
         let mut verdict = Verdict::default();
         for (writer, acked) in self.acked().into_iter().enumerate() {
@@ -127,6 +136,15 @@ impl Load {
                 bail!("writer w{writer}: {acked} acked, found {row:?}");
             }
         }
+        let round = self.round.load(Ordering::SeqCst);
+        let rows = node
+            .sql(&format!("SELECT count(r{round}), sum(r{round}) FROM kill"))
+            .await?;
+        let in_round = self.acked().iter().sum::<u64>() - self.acked_before.load(Ordering::SeqCst);
+        let marked = [in_round, in_round * round].map(serde_json::Value::from);
+        if rows != [marked.to_vec()] {
+            bail!("column r{round}: {in_round} rows were acked with it, found {rows:?}");
+        }
         Ok(verdict)
     }
 }
@@ -137,10 +155,13 @@ async fn write(load: Arc<Load>, writer: usize) -> Result<()> {
     while load.going.load(Ordering::SeqCst) {
         let first = load.acked[writer].load(Ordering::SeqCst);
         let id = load.dice.uuid_v7(clock.now_ms()).to_string();
+        let round = load.round.load(Ordering::SeqCst);
         let mut lines = String::new();
         for n in first..first + BATCH_ROWS {
             let ts = FIRST_NS + n as i64 * STEP_NS;
-            lines.push_str(&format!("kill,writer=w{writer} n={n}i {ts}\n"));
+            lines.push_str(&format!(
+                "kill,writer=w{writer} n={n}i,r{round}={round}i {ts}\n"
+            ));
         }
         let deadline = Instant::now() + ACKED_WITHIN;
         loop {

@@ -26,10 +26,11 @@ pub(crate) async fn run(arguments: &Arguments) -> Result<Verdict> {
     let mut node = setup.start().await?;
     let load = Load::new(vec![node.http.clone()], arguments.writers, arguments.seed);
     load.create("").await?;
-    let mut opens = Vec::new();
+    let (mut opens, mut compacted) = (Vec::new(), 0);
     for round in 1..=arguments.rounds {
         let writers = load.start();
         tokio::time::sleep(Duration::from_millis(300 + load.dice.below(1_500))).await;
+        compacted += counted(&node, "auxo_compaction_files_total{").await?;
         node.kill()?;
         let began = Instant::now();
         node = setup
@@ -50,11 +51,12 @@ pub(crate) async fn run(arguments: &Arguments) -> Result<Verdict> {
             opens[opens.len() - 1].as_secs_f64() * 1e3,
         );
     }
-    let (files, made) = files(&node).await?;
-    println!("files: {files} now, manifests: {made}");
-    if made <= u64::from(arguments.rounds) {
+    let files = counted(&node, "auxo_store_files{").await?;
+    let made = counted(&node, "auxo_flush_manifest{").await?;
+    println!("files: {files} now, {compacted} compacted, manifests: {made}");
+    if made <= u64::from(arguments.rounds) || compacted == 0 {
         bail!(
-            "{made} manifests in {} rounds: nothing was flushed under load",
+            "{made} manifests in {} rounds and {compacted} files compacted: kills met neither",
             arguments.rounds
         );
     }
@@ -70,17 +72,15 @@ pub(crate) async fn run(arguments: &Arguments) -> Result<Verdict> {
     Ok(verdict)
 }
 
-/// Files of all shards, and the manifests that were committed for them.
-async fn files(node: &Standalone) -> Result<(u64, u64)> {
+/// Sum of a metric over all shards.
+///
+/// * `name`: with the brace that follows it.
+async fn counted(node: &Standalone, name: &str) -> Result<u64> {
     let request = node.http.request(reqwest::Method::GET, "/metrics");
     let page = node.http.send(request).await?.body;
-    let sum = |name: &str| -> u64 {
-        let lines = page.lines().filter(|line| line.starts_with(name));
-        lines
-            .filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
-            .sum::<f64>() as u64
-    };
-    Ok((sum("auxo_store_files{"), sum("auxo_flush_manifest{")))
+    let lines = page.lines().filter(|line| line.starts_with(name));
+    let values = lines.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok());
+    Ok(values.sum::<f64>() as u64)
 }
 
 async fn images(images: u64, seed: u64) -> Result<()> {

@@ -134,7 +134,7 @@ impl Election for Api {
     ) -> Result<Response<CampaignResponse>, Status> {
         let request = request.into_inner();
         let name = request.name;
-        let place = self
+        let mut place = self
             .line_up(&name, request.lease, request.value.clone())
             .await?;
         let leader = LeaderKey {
@@ -147,7 +147,8 @@ impl Election for Api {
         if proclaimed_before.is_some_and(|before| *before != request.value) {
             self.set_value(&leader, request.value).await?;
         }
-        self.wait_turn(&name, &place, error::ELECTION_LOST).await?;
+        self.wait_turn(&name, &mut place, error::ELECTION_LOST)
+            .await?;
         Ok(Response::new(CampaignResponse {
             header: place.header,
             leader: Some(leader),

@@ -11,10 +11,10 @@ use super::{Api, error};
 impl Lock for Api {
     async fn lock(&self, request: Request<LockRequest>) -> Result<Response<LockResponse>, Status> {
         let request = request.into_inner();
-        let place = self
+        let mut place = self
             .line_up(&request.name, request.lease, Vec::new())
             .await?;
-        self.wait_turn(&request.name, &place, error::SESSION_EXPIRED)
+        self.wait_turn(&request.name, &mut place, error::SESSION_EXPIRED)
             .await?;
         Ok(Response::new(LockResponse {
             header: Some(self.header(self.feed.head())),

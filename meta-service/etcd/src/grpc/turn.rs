@@ -1,7 +1,8 @@
 //! Waiting in line: what Lock and Campaign have in common.
 //!
 //! Everyone in line has a key `name/lease` that lives as long as the lease. Whose key was created first
-//! is at the front. A key that waits is deleted if the call that waits for it is dropped.
+//! is at the front. A key that waits is deleted if the call that waits for it is dropped, also while
+//! the key is being made.
 
 use std::time::Duration;
 
@@ -33,23 +34,24 @@ pub(super) struct Place {
     pub(super) header: Option<PbResponseHeader>,
     /// The value the key had before, if it was there before.
     pub(super) value_before: Option<Vec<u8>>,
+    leave: Leave,
 }
 
-/// Deletes a key when dropped, unless it was kept.
-struct Leave<'a> {
-    api: &'a Api,
-    key: &'a [u8],
+/// Deletes a key when dropped, unless it is to be kept.
+struct Leave {
+    api: Api,
+    key: Vec<u8>,
     keep: bool,
 }
 
-impl Drop for Leave<'_> {
+impl Drop for Leave {
     fn drop(&mut self) {
         if self.keep {
             return;
         }
         let api = self.api.clone();
         let request = PbDeleteRequest {
-            key: self.key.to_vec(),
+            key: std::mem::take(&mut self.key),
             ..Default::default()
         };
         self.api.tasks.spawn(async move {
@@ -64,6 +66,7 @@ impl Api {
     /// Takes a place in line; the same one again for the same lease.
     ///
     /// * `lease`: 0 makes one of 60 s.
+    /// * effects: dropped, a place that it made is given up.
     pub(super) async fn line_up(
         &self,
         name: &[u8],
@@ -89,15 +92,25 @@ impl Api {
             key: key.clone(),
             ..Default::default()
         };
-        let response = self
-            .write(PbTxnRequest {
-                compare: vec![created_at(&key, 0)],
-                success: vec![op(PbTxnOpRequest::RequestPut(put))],
-                failure: vec![op(PbTxnOpRequest::RequestRange(get))],
-            })
-            .await?;
+        let taking = PbTxnRequest {
+            compare: vec![created_at(&key, 0)],
+            success: vec![op(PbTxnOpRequest::RequestPut(put))],
+            failure: vec![op(PbTxnOpRequest::RequestRange(get))],
+        };
+        // Of its own: whoever gives up before the answer has a place all the same, which has to go.
+        let taken = self.tasks.spawn(self.clone().take(key, lease, taking));
+        taken.await.map_err(|_| Status::from(error::STOPPED))?
+    }
+
+    async fn take(self, key: Vec<u8>, lease: i64, taking: PbTxnRequest) -> Result<Place, Status> {
+        let response = self.write(taking).await?;
         let before = first_range(&response).and_then(|found| found.kvs.first());
         Ok(Place {
+            leave: Leave {
+                api: self.clone(),
+                key: key.clone(),
+                keep: before.is_some(),
+            },
             created: match before {
                 Some(kv) => kv.create_revision,
                 None => response.header.as_ref().map_or(0, |header| header.revision),
@@ -116,14 +129,10 @@ impl Api {
     pub(super) async fn wait_turn(
         &self,
         name: &[u8],
-        place: &Place,
+        place: &mut Place,
         expired: Said,
     ) -> Result<(), Status> {
-        let mut leave = Leave {
-            api: self,
-            key: &place.key,
-            keep: false,
-        };
+        place.leave.keep = false;
         let mut head = self.feed.subscribe();
         let renew_every = self.lessor.remaining(place.lease, Instant::now());
         let renew_every = renew_every.map_or(SESSION_TTL_S, |remaining| remaining.ttl_s);
@@ -136,12 +145,12 @@ impl Api {
             let view = self.view(true).await?;
             let own = point(&view, &place.key).map_err(error::of_fault)?;
             if own.is_none_or(|own| own.create_revision != place.created) {
-                leave.keep = true;
+                place.leave.keep = true;
                 return Err(expired.into());
             }
             let ahead = last_by_create_below(&view, &prefix, place.created);
             if ahead.map_err(error::of_fault)?.is_none() {
-                leave.keep = true;
+                place.leave.keep = true;
                 return Ok(());
             }
             drop(view);
