@@ -23,12 +23,16 @@ pub fn router(node: Node) -> Router {
         .route("/v1/errors/{code}", get(status::error))
         .route("/v1/{kind}", get(status::list))
         .route("/v1/{kind}/{target}", get(status::show))
-        .route("/v1/{kind}/{target}/{action}", post(status::act))
+        .route(
+            "/v1/{kind}/{target}/{action}",
+            post(status::act).fallback(status::acts_by_post),
+        )
         .route("/metrics", get(status::metrics))
         .route("/write", post(influx::door::v1))
         .route("/api/v2/write", post(influx::door::v2))
         .route("/ping", get(status::ping))
         .route("/health", get(status::influx_health))
         .fallback(http_sql::door::no_such_route)
+        .method_not_allowed_fallback(http_sql::door::no_such_method)
         .with_state(node)
 }

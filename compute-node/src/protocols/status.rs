@@ -148,23 +148,41 @@ pub async fn act(
     Path((kind, target, action)): Path<(String, String, String)>,
     Query(arguments): Query<HashMap<String, String>>,
 ) -> Response {
-    let known = match (kind.as_str(), action.as_str()) {
-        ("nodes", "drain") => Some(("node drain", target.clone())),
-        ("nodes", "undrain") => Some(("node undrain", target.clone())),
-        ("shards", "move") => {
-            let to = arguments.get("to").map_or("", String::as_str);
-            Some(("shard move", format!("{target}/{to}")))
-        }
-        _ => None,
-    };
-    let Some((verb, target)) = known else {
+    let Some(verb) = verb_of(&kind, &action) else {
         return unknown(&node, &format!("{kind}/{target}/{action}"));
+    };
+    let target = match arguments.get("to") {
+        Some(to) if verb == "shard move" => format!("{target}/{to}"),
+        _ => target,
     };
     let mut response = shown(&node, verb, &target).await;
     if response.status() == StatusCode::OK {
         *response.status_mut() = StatusCode::ACCEPTED;
     }
     response
+}
+
+/// The same routes by another method.
+pub async fn acts_by_post(
+    State(node): State<Node>,
+    Path((kind, target, action)): Path<(String, String, String)>,
+) -> Response {
+    match verb_of(&kind, &action) {
+        Some(verb) => {
+            let failure = Failure::new(ErrorCode::MethodNotAllowed, format!("{verb} needs POST"));
+            problem::response(&failure, None, node.name())
+        }
+        None => unknown(&node, &format!("{kind}/{target}/{action}")),
+    }
+}
+
+fn verb_of(kind: &str, action: &str) -> Option<&'static str> {
+    match (kind, action) {
+        ("nodes", "drain") => Some("node drain"),
+        ("nodes", "undrain") => Some("node undrain"),
+        ("shards", "move") => Some("shard move"),
+        _ => None,
+    }
 }
 
 async fn shown(node: &Node, verb: &str, target: &str) -> Response {

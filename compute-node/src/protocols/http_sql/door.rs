@@ -447,3 +447,14 @@ pub async fn no_such_route(State(node): State<Node>, uri: Uri) -> Result<Respons
     let failure = Failure::new(ErrorCode::NotFound, format!("no route {}", uri.path()));
     Ok(problem::response(&failure, None, node.name()))
 }
+
+/// The same for a route that is there, by another method.
+pub async fn no_such_method(
+    State(node): State<Node>,
+    method: Method,
+    uri: Uri,
+) -> Result<Response, Infallible> {
+    let detail = format!("{} does not take {method}", uri.path());
+    let failure = Failure::new(ErrorCode::MethodNotAllowed, detail);
+    Ok(problem::response(&failure, None, node.name()))
+}

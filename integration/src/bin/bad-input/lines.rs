@@ -140,7 +140,7 @@ fn malformed() -> Vec<Case> {
             "/write?db=main",
             "",
         )
-        .status(&[405]),
+        .refused(405, "METHOD_NOT_ALLOWED"),
         Case::sql(
             "nothing of what was refused is stored",
             "SELECT count(*) FROM metrics WHERE host NOT IN ('good', 'second') OR host IS NULL",

@@ -108,7 +108,11 @@ fn requests() -> Vec<Case> {
         get("an unknown argument", "sql=SELECT%201&fromat=csv").refused(400, "BAD_REQUEST"),
         Case::new("an unknown route", Method::GET, "/v1/nowhere/at/all", "")
             .refused(404, "NOT_FOUND"),
-        Case::new("an unknown method", Method::PUT, "/v1/sql", "SELECT 1").status(&[405]),
+        Case::new("an unknown method", Method::PUT, "/v1/sql", "SELECT 1")
+            .refused(405, "METHOD_NOT_ALLOWED")
+            .holds("/v1/sql does not take PUT"),
+        Case::new("an action by GET", Method::GET, "/v1/nodes/n/drain", "")
+            .refused(405, "METHOD_NOT_ALLOWED"),
         Case::new(
             "a query to cancel that does not run",
             Method::DELETE,
