@@ -9,10 +9,14 @@
 //!
 //! Never here: what a test expects of a server, or a process found by its name.
 
+use std::fs::{File, TryLockError};
 use std::io::ErrorKind;
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+
+use crate::duckdb::cache;
 
 pub mod kafka;
 pub mod ports;
@@ -24,6 +28,26 @@ pub const KAFKA: &str = "4.4.0";
 
 /// Release of versitygw, from the Go module proxy.
 pub const VERSITYGW: &str = "1.8.0";
+
+/// How often it is looked whether somebody else still installs.
+const LOCK_PAUSE: Duration = Duration::from_millis(100);
+
+/// Waits until nobody else, test or process, brings that server to this machine, and keeps others waiting
+/// for as long as the file lives.
+pub(crate) async fn install_alone(server: &str) -> Result<File> {
+    let cache = cache();
+    std::fs::create_dir_all(&cache).with_context(|| cache.display().to_string())?;
+    let place = cache.join(format!("{server}.lock"));
+    let named = || place.display().to_string();
+    let file = File::create(&place).with_context(named)?;
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            Err(TryLockError::WouldBlock) => tokio::time::sleep(LOCK_PAUSE).await,
+            Err(TryLockError::Error(error)) => return Err(error).with_context(named),
+        }
+    }
+}
 
 /// Runs a command to its end.
 ///

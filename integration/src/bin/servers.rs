@@ -60,7 +60,7 @@ async fn main() -> Result<()> {
                 began.elapsed()
             );
             let began = Instant::now();
-            versitygw::install()?;
+            versitygw::install().await?;
             println!(
                 "versitygw {VERSITYGW} is installed ({:.1?})",
                 began.elapsed()

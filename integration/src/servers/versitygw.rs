@@ -21,13 +21,12 @@ use auxo_sst::s3::{S3Settings, S3Store};
 use object_store::aws::AmazonS3Builder;
 use object_store::path::Path as Key;
 use object_store::signer::Signer;
-use parking_lot::Mutex;
 use reqwest::Method;
 use rustix::process::Signal;
 use tempfile::TempDir;
 
 use super::watched::Watched;
-use super::{VERSITYGW, ports, run};
+use super::{VERSITYGW, install_alone, ports, run};
 use crate::duckdb::cache;
 use crate::{disk, wait};
 
@@ -53,10 +52,8 @@ const ATTEMPTS: usize = 3;
 ///
 /// * errors: says which program is missing or what failed.
 /// * effects: may take minutes and use the network.
-pub fn install() -> Result<PathBuf> {
-    /// Tests of one program ask at the same moment; one builds.
-    static BUILDING: Mutex<()> = Mutex::new(());
-    let _building = BUILDING.lock();
+pub async fn install() -> Result<PathBuf> {
+    let _alone = install_alone("versitygw").await?;
     let folder = cache().join(format!("versitygw-{VERSITYGW}"));
     let binary = folder.join("versitygw");
     if binary.exists() {
@@ -130,7 +127,7 @@ impl Versitygw {
     ///
     /// * errors: end with the last lines of its log.
     pub async fn start() -> Result<Self> {
-        let binary = install()?;
+        let binary = install().await?;
         let mut attempt = 1;
         loop {
             let mut gateway = Self::new(&binary)?;

@@ -2,7 +2,7 @@
 //! a formatted directory.
 //!
 //! Each of the three is made beside its place and renamed into it, so a killed install is begun
-//! again, and two at once end with one of them.
+//! again; one at a time does so on a machine.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -13,7 +13,7 @@ use anyhow::{Context, Result};
 use super::node::{METADATA, java};
 use super::{Kafka, Setup};
 use crate::duckdb::cache;
-use crate::servers::{KAFKA, run};
+use crate::servers::{KAFKA, install_alone, run};
 
 /// Copies what a project depends on, with what that depends on.
 const COPY: &str = "org.apache.maven.plugins:maven-dependency-plugin:3.8.1:copy-dependencies";
@@ -47,6 +47,7 @@ pub struct Installed {
 /// * errors: says which program is missing or what failed.
 /// * effects: may take minutes and use the network.
 pub async fn install() -> Result<Installed> {
+    let _alone = install_alone("kafka").await?;
     let folder = cache().join(format!("kafka-{KAFKA}"));
     let mut installed = Installed {
         jars: folder.join("jars"),
