@@ -53,6 +53,22 @@ pub use open::{OpenError, OpenLeader};
 pub use outcome::{Busy, WriteError, Written};
 pub use shard::{Shard, ShardStatus, encode};
 
+/// Whether this build has no fence, and loses acknowledged rows: the feature `unfenced`, on nowhere by
+/// default, by which the program `zombie` shows that it would find out.
+///
+/// What it takes away is one thing: a leader no longer reads back what lies in the log between its last
+/// frame and the next one, nor when it is idle, so that it takes a frame that the log service has stored
+/// for one that counts (W3 without "all of (claim, r] accounted"). It acks under what it believes, as a
+/// leader under a lease would.
+///
+/// The other half stays: readers of the log, the next leader among them, still leave out what lies behind
+/// a newer claim. So each row that a deposed leader acks is lost, and by that alone. Were VALID taken
+/// away from the readers instead, its rows would be in the state of whoever has still to read them, and not
+/// in that of whoever was there before: found or not by luck, and the fault would show as a row that is
+/// found twice, or not at all. Manifests still exclude a lower term: without that second fence files
+/// would be lost too, and nobody could tell by which of both.
+pub const UNFENCED: bool = cfg!(feature = "unfenced");
+
 /// When a shard flushes and what it may hold.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
