@@ -26,7 +26,7 @@ const PATIENCE: Duration = Duration::from_secs(180);
 
 /// What a node said of a write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Answer {
+pub(super) enum Answer {
     /// The row is stored.
     Acked,
     /// The row is in no state, now or ever.
