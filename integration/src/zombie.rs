@@ -6,7 +6,7 @@
 //! 2. That node is stopped (SIGSTOP): its connections stay, whatever was in them stays unread, and it
 //!    still believes that it leads. More visitors send what it will read first when it is woken.
 //! 3. When others lead every shard that it led, and have flushed and cut their logs behind everything it
-//!    could know, it is asked for rows as well, and woken (SIGCONT).
+//!    could know ([`Wake::Cut`]), it is asked for rows as well, and woken (SIGCONT).
 //! 4. Once everybody is answered and the writers have stopped, all rows are read back, at any node.
 //!
 //! What must hold: no acked row is missing and none stands twice, whoever acked it; a row that was
@@ -59,8 +59,18 @@ const VISITORS: (u64, u64) = (16, 32);
 /// How long the cluster may take to come to rest, shards to be taken over and logs to be cut.
 const SETTLED_WITHIN: Duration = Duration::from_secs(120);
 
+/// When a node that is stopped is woken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wake {
+    /// Others lead; their claims are still in the logs, and it comes across them.
+    TakenOver,
+    /// The logs begin behind those claims: all that it knew of them is gone.
+    Cut,
+}
+
 /// A cluster under load whose nodes are stopped and woken.
 pub struct Zombies {
+    wake: Wake,
     cluster: Cluster,
     wal: KafkaWal,
     load: Arc<Load>,
@@ -76,7 +86,8 @@ pub struct Round {
     node: usize,
     shards: usize,
     taken_over: Duration,
-    cut: Duration,
+    /// When it was woken, after it was stopped.
+    slept: Duration,
     unread: usize,
     parked: BTreeMap<Answer, usize>,
     reads: Reads,
@@ -103,16 +114,16 @@ impl std::fmt::Display for Round {
         let parked = parked.map(|(answer, count)| format!("{answer}: {count}"));
         write!(
             f,
-            "round {number}: c{node} stopped, its {} shards taken over after {:.1} s, logs cut after {:.1} s; \
-             woken with {} connections unread, answered {{{}}} and {} of {} reads, appended {} dead \
-             frames; {} rows acked, lost {}, doubled {}",
+            "round {number}: c{node} stopped, its {} shards taken over after {:.1} s; woken after {:.1} s \
+             with {} connections unread; writes parked there: {{{}}}, of {} reads {} were answered, {} frames \
+             appended behind a newer claim; {} rows acked, lost {}, doubled {}",
             self.shards,
             self.taken_over.as_secs_f64(),
-            self.cut.as_secs_f64(),
+            self.slept.as_secs_f64(),
             self.unread,
             parked.collect::<Vec<_>>().join(", "),
-            self.reads.answered,
             self.reads.answered + self.reads.refused,
+            self.reads.answered,
             self.late,
             self.acked,
             self.verdict.lost,
@@ -125,7 +136,7 @@ impl Zombies {
     /// Starts the cluster and makes the table.
     ///
     /// * binary: the `auxo` of all its nodes.
-    pub async fn start(binary: &Path, seed: u64) -> Result<Self> {
+    pub async fn start(binary: &Path, wake: Wake, seed: u64) -> Result<Self> {
         let folder = disk::folder("zombie")?;
         let plan = Plan {
             nodes: NODES,
@@ -145,6 +156,7 @@ impl Zombies {
         load.create(&format!("PARTITION BY HASH(writer) PARTITIONS {SHARDS}"))
             .await?;
         Ok(Self {
+            wake,
             cluster,
             wal,
             load,
@@ -198,11 +210,13 @@ impl Zombies {
         come(&mut visitors, VISITORS.1);
         self.taken_over(node, &shards).await?;
         let taken_over = stopped.elapsed();
-        let ends = tails.ends().await?;
-        wait::until("logs are cut", SETTLED_WITHIN, || tails.cut(&ends)).await?;
-        let cut = stopped.elapsed();
+        if self.wake == Wake::Cut {
+            let ends = tails.ends().await?;
+            wait::until("logs are cut", SETTLED_WITHIN, || tails.cut(&ends)).await?;
+        }
         let reads = ask(&victim.http, load, |writer| ranges.hold(writer));
         let unread = parked(&victim.http).await?;
+        let slept = stopped.elapsed();
 
         victim.signal(Signal::CONT)?;
         load.moved(doors(cluster, None));
@@ -220,7 +234,7 @@ impl Zombies {
             node,
             shards: shards.len(),
             taken_over,
-            cut,
+            slept,
             unread,
             parked,
             reads,

@@ -2,12 +2,12 @@
 //! shows that the check can fail.
 
 use integration::binary;
-use integration::zombie::Zombies;
+use integration::zombie::{Wake, Zombies};
 
 #[tokio::test]
 async fn a_leader_that_slept_through_its_end_acks_nothing_that_is_lost() {
     let binary = binary::beside().unwrap();
-    let mut zombies = Zombies::start(&binary, 1).await.unwrap();
+    let mut zombies = Zombies::start(&binary, Wake::Cut, 1).await.unwrap();
     for _ in 0..2 {
         let round = zombies.round().await.unwrap();
         let found = (round.verdict.lost, round.verdict.doubled);
