@@ -52,7 +52,7 @@ async fn main() -> Result<()> {
         false => Wake::Cut,
     };
     let mut zombies = Zombies::start(&auxo, wake, arguments.seed).await?;
-    let (mut verdict, mut broken, mut rounds) = (Verdict::default(), 0, 0);
+    let (mut verdict, mut broken, mut late, mut rounds) = (Verdict::default(), 0, 0, 0);
     let mut failed = None;
     while rounds < arguments.rounds && !(arguments.unfenced && verdict.lost > 0) {
         let round = match zombies.round().await {
@@ -68,6 +68,7 @@ async fn main() -> Result<()> {
         }
         rounds += 1;
         broken += round.broken.len();
+        late += round.late;
         verdict = round.verdict;
     }
     let (lost, doubled) = (verdict.lost, verdict.doubled);
@@ -99,6 +100,7 @@ async fn main() -> Result<()> {
         (false, false) => {
             bail!("rows are missing or stand twice, or {broken} answers were not true")
         }
+        _ if late == 0 => bail!("no woken node appended anything: the rounds show nothing"),
         _ => Ok(()),
     }
 }
