@@ -110,16 +110,17 @@ impl Tails {
         Ok(())
     }
 
-    /// Frames, claims aside, that lie above a claim of a term that is higher than theirs, as far as
-    /// they were seen before they were cut off.
+    /// Frames, claims aside, that lie above the first claim since the tails began and were sent under
+    /// the term before it, as far as they were seen before they were cut off.
     pub(super) fn late(&self) -> u64 {
         let late = self.logs.values().map(|(_, seen)| {
             let seen = seen.lock();
-            let dead = |(offset, term): &&(Offset, Term)| {
-                let mut claims = seen.claims.iter();
-                claims.any(|(claimed, at)| claimed > term && at < offset)
+            let Some((first, claim)) = seen.claims.first_key_value() else {
+                return 0;
             };
-            seen.frames.iter().filter(dead).count() as u64
+            let frames = seen.frames.iter();
+            let dead = frames.filter(|(offset, term)| term < first && offset > claim);
+            dead.count() as u64
         });
         late.sum()
     }
