@@ -37,6 +37,7 @@ use crate::environment::Environment;
 use crate::exit;
 use crate::services::{Closing, Services};
 use crate::standalone::data_dir::DataDir;
+use crate::version::VERSION;
 
 /// How a compute node reaches the others, and they it.
 pub(crate) struct Network {
@@ -211,7 +212,7 @@ impl Compute {
                 internal: network.internal,
                 zone: config.zone.clone(),
                 labels: Default::default(),
-                build: env!("CARGO_PKG_VERSION").to_owned(),
+                build: VERSION.to_owned(),
                 directory: data_dir.path("node"),
             },
             network.doors.clone(),
@@ -232,7 +233,7 @@ impl Compute {
         };
         let node = Node::new(Parts {
             name: config.node.clone(),
-            version: env!("CARGO_PKG_VERSION").to_owned(),
+            version: VERSION.to_owned(),
             engine: engine.clone(),
             query: Arc::new(Query::new(&query, clock.clone())?),
             session,

@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use crate::compute::bind_internal;
 use crate::config::Config;
 use crate::standalone::data_dir::DataDir;
+use crate::version::VERSION;
 
 /// Runs a meta node until `shutdown` is cancelled.
 pub(crate) async fn run(mut config: Config, shutdown: CancellationToken) -> Result<()> {
@@ -44,7 +45,7 @@ pub(crate) async fn run(mut config: Config, shutdown: CancellationToken) -> Resu
             cluster: config.cluster.clone(),
             name: config.node.clone(),
             api: address.clone(),
-            build: env!("CARGO_PKG_VERSION").to_owned(),
+            build: VERSION.to_owned(),
             shards: config.meta.shards,
             wal_service: config.wal.url.service().to_owned(),
         };

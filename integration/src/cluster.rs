@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use reqwest::Method;
 use rustix::process::Signal;
 use serde_json::Value;
@@ -16,6 +16,7 @@ use crate::servers::kafka::{self, Kafka};
 use crate::servers::ports;
 use crate::servers::versitygw::Versitygw;
 use crate::standalone::{Role, Setup, Standalone};
+use crate::wait;
 
 /// Bucket and prefix of a cluster that has one.
 pub const BUCKET: &str = "rows/cluster";
@@ -201,6 +202,19 @@ impl Cluster {
             });
         }
         Ok(led)
+    }
+
+    /// Waits until that many shards are served, and no others are known, as every compute node hears it.
+    pub async fn served(&self, shards: u32, within: Duration) -> Result<()> {
+        wait::until("every shard is served", within, || async {
+            for node in 0..self.nodes.len() {
+                let known = self.shards(node).await?;
+                let all = known.len() == shards as usize && known.iter().all(|led| led.served);
+                ensure!(all, "c{node} hears of {known:?}");
+            }
+            Ok(())
+        })
+        .await
     }
 
     /// Which of the compute nodes leads a shard, as another one tells it.

@@ -3,7 +3,7 @@
 use auxo_proto::ddl::Ddl;
 use auxo_proto::ids::{DatabaseId, TableId};
 use auxo_proto::schema::{TableInfo, TableOptions};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::node::Node;
 use crate::{Etcd, Meta, create, drop_table, dump, field};
@@ -218,6 +218,23 @@ async fn a_node_that_comes_back_without_its_shards_is_told_to_open_them_again() 
         assert!(state.shards.values().all(|shard| shard.epoch == 1));
         assert_eq!(state.orders.len(), 2, "{:?}", state.orders);
     }
+    meta.server.stop().await;
+}
+
+#[tokio::test]
+async fn a_node_that_was_silent_for_a_while_is_told_what_to_do_again() {
+    let etcd = Etcd::start().await;
+    let meta = Meta::start("main", etcd.client().await).await;
+    let node = Node::start("node-1", meta.channel.clone());
+    meta.ddl(create("main", "cpu", 2)).await.unwrap();
+    let is = |online: bool| move |node: &Value| node["online"] == online;
+    meta.admin_until("node show", "1", is(true)).await;
+    node.state.lock().silent = true;
+    meta.admin_until("node show", "1", is(false)).await;
+    node.state.lock().silent = false;
+    meta.admin_until("node show", "1", is(true)).await;
+    meta.ddl(create("main", "mem", 2)).await.unwrap();
+    assert_eq!(node.state.lock().tablets.len(), 4);
     meta.server.stop().await;
 }
 

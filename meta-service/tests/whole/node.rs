@@ -26,6 +26,8 @@ pub(crate) struct State {
     pub(crate) tablets: BTreeSet<u64>,
     /// Orders it was sent, each as often as it came.
     pub(crate) orders: Vec<String>,
+    /// Whether it says nothing, on a stream that stays.
+    pub(crate) silent: bool,
     /// Verbs it refuses for ever.
     pub(crate) refuses: BTreeSet<&'static str>,
     /// How its last session ended, if meta said so.
@@ -118,6 +120,9 @@ async fn session(
                 _ => return Ok(()),
             },
             _ = beat.tick() => {
+                if state.lock().silent {
+                    continue;
+                }
                 let report = Report {
                     shards: state.lock().shards.values().cloned().collect(),
                     ..Report::default()

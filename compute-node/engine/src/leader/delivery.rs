@@ -87,8 +87,11 @@ impl Leader {
         }
     }
 
-    /// Reads and accounts [next, until).
+    /// Reads and accounts [next, until): the fence, but for a build that is to show what it is for.
     async fn read_back(&mut self, until: Offset) -> Result<(), Ended> {
+        if crate::UNFENCED {
+            return Ok(());
+        }
         while self.state.next() < until {
             let chunk = self.read_below(until).await?;
             for (offset, frame) in chunk.frames {

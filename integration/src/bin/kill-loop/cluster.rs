@@ -9,11 +9,11 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use integration::cluster::{Cluster, Plan};
+use integration::load::{BATCH_ROWS, CONFIG, Load, Verdict};
 use integration::{binary, disk, wait};
 use tokio::time::Instant;
 
-use crate::load::{CONFIG, Load};
-use crate::{Arguments, Verdict};
+use crate::Arguments;
 
 /// Compute nodes, shards and tablets.
 const NODES: usize = 3;
@@ -115,7 +115,7 @@ pub(crate) async fn run(arguments: &Arguments) -> Result<Verdict> {
 }
 
 async fn rounds(arguments: &Arguments, cluster: &mut Cluster) -> Result<Verdict> {
-    served(cluster).await?;
+    cluster.served(SHARDS, RECOVERED_WITHIN).await?;
     let nodes = cluster.nodes.iter().map(|node| node.http.clone());
     // Enough that every tablet has one, or nearly: a node that leads none of them is not missed.
     let writers = arguments.writers.max(4 * u64::from(SHARDS));
@@ -125,7 +125,7 @@ async fn rounds(arguments: &Arguments, cluster: &mut Cluster) -> Result<Verdict>
     let mut verdict = Verdict::default();
     let mut times: BTreeMap<&str, Vec<Duration>> = BTreeMap::new();
     for round in 1..=arguments.rounds {
-        let writers = load.start();
+        let writers = load.start_round(round);
         tokio::time::sleep(Duration::from_millis(300 + load.dice.below(2_000))).await;
         let victim = Victim::drawn(&load);
         victim.kill(cluster)?;
@@ -143,10 +143,8 @@ async fn rounds(arguments: &Arguments, cluster: &mut Cluster) -> Result<Verdict>
             moved(&load, cluster);
         }
         load.stop(writers, round).await?;
-        served(cluster).await?;
+        cluster.served(SHARDS, RECOVERED_WITHIN).await?;
         let found = load.judge(&load.node()).await?;
-        verdict.lost += found.lost;
-        verdict.doubled += found.doubled;
         println!(
             "round {round}: {victim:?}, {} rows acked, lost {}, doubled {}, all writers go on after {:.1} s",
             load.acked().iter().sum::<u64>(),
@@ -154,6 +152,7 @@ async fn rounds(arguments: &Arguments, cluster: &mut Cluster) -> Result<Verdict>
             found.doubled,
             took.as_secs_f64(),
         );
+        verdict.add(found);
     }
     for (kind, mut times) in times {
         times.sort();
@@ -179,7 +178,7 @@ async fn gone_on(load: &Load) -> Result<()> {
     let before = load.acked();
     let batches = |now: &[u64]| {
         let mut pairs = before.iter().zip(now);
-        pairs.all(|(before, now)| *now >= before + 2 * crate::load::BATCH_ROWS)
+        pairs.all(|(before, now)| *now >= before + 2 * BATCH_ROWS)
     };
     wait::until("every writer goes on", RECOVERED_WITHIN, || {
         let now = load.acked();
@@ -188,19 +187,6 @@ async fn gone_on(load: &Load) -> Result<()> {
             ensure!(gone_on, "acked {now:?}");
             Ok(())
         }
-    })
-    .await
-}
-
-/// Waits until each shard is served, as every node hears it.
-async fn served(cluster: &Cluster) -> Result<()> {
-    wait::until("every shard is served", RECOVERED_WITHIN, || async {
-        for node in 0..cluster.nodes.len() {
-            let shards = cluster.shards(node).await?;
-            let all = shards.len() == SHARDS as usize && shards.iter().all(|led| led.served);
-            ensure!(all, "c{node} hears of {shards:?}");
-        }
-        Ok(())
     })
     .await
 }
