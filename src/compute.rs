@@ -144,14 +144,19 @@ pub(crate) async fn bind_internal(config: &Config) -> Result<(TcpListener, Strin
             "listen.internal: one address is needed".to_owned(),
         ));
     };
-    if address.ip().is_unspecified() {
-        let detail =
-            format!("listen.internal: {address} tells other nodes nothing, name an interface");
+    let advertised = &config.listen.advertised;
+    if address.ip().is_unspecified() && advertised.is_empty() {
+        let detail = format!(
+            "listen.internal: {address} tells other nodes nothing, name an interface, or set listen.advertised"
+        );
         return Err(exit::usage(detail));
     }
     let listener = TcpListener::bind(address).await;
     let listener = listener.with_context(|| format!("listen.internal {address}"))?;
-    let address = listener.local_addr()?.to_string();
+    let address = match advertised.is_empty() {
+        true => listener.local_addr()?.to_string(),
+        false => advertised.clone(),
+    };
     Ok((listener, address))
 }
 

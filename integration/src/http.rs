@@ -5,6 +5,9 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
+/// How long a node may take to answer, unless the request says otherwise.
+const ANSWERED_WITHIN: Duration = Duration::from_secs(120);
+
 /// A node's public listener.
 #[derive(Clone, Debug)]
 pub struct Http {
@@ -31,6 +34,14 @@ impl Answer {
         serde_json::from_str(&self.body).unwrap_or(Value::Null)
     }
 
+    /// What it says if it is an error: the code of a problem object, else the sentence that clients of
+    /// InfluxDB are told.
+    pub fn said(&self) -> String {
+        let body = self.json();
+        let said = body["code"].as_str().or(body["error"].as_str());
+        said.unwrap_or_default().to_owned()
+    }
+
     /// The code of a problem object, empty if there is none.
     pub fn code(&self) -> String {
         self.json()["code"].as_str().unwrap_or_default().to_owned()
@@ -40,8 +51,9 @@ impl Answer {
 impl Http {
     /// A client of the node at `base`, for example `http://127.0.0.1:7400`.
     pub fn new(base: &str) -> Self {
+        let client = reqwest::Client::builder().timeout(ANSWERED_WITHIN).build();
         Self {
-            client: reqwest::Client::new(),
+            client: client.expect("a client that speaks plain HTTP"),
             base: base.to_owned(),
         }
     }
@@ -58,7 +70,7 @@ impl Http {
 
     /// Sends a request; any status is an answer.
     pub async fn send(&self, request: reqwest::RequestBuilder) -> Result<Answer> {
-        let response = request.timeout(Duration::from_secs(120)).send().await?;
+        let response = request.send().await?;
         let retry_after = response.headers().get("retry-after");
         let retry_after_s = retry_after.and_then(|value| value.to_str().ok()?.parse().ok());
         let status = response.status().as_u16();

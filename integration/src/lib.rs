@@ -4,6 +4,8 @@
 //!
 //! Rooms: [`binary`] (builds or finds `auxo`), [`standalone`] (one node as a child process),
 //! [`cluster`] (several on a real log), [`http`] (what the programs ask of it), [`servers`] (real servers that tests run on),
+//! [`proxy`] (what breaks connections), [`load`] (writers that go on through faults, and the judge of what they wrote),
+//! [`told`] (what clients were told), [`topics`] (Kafka's topics as its administrators see them),
 //! [`power_loss`] (disks as a loss of power leaves them), [`wait`] (conditions with a deadline),
 //! [`disk`] (where temporary directories go); [`queries`] (the benchmark's fifteen), [`duckdb`] (the
 //! oracle for them), [`compare`] (answers row by row), [`zero_line`] (plain DataFusion on our files),
@@ -17,11 +19,15 @@ pub mod compare;
 pub mod disk;
 pub mod duckdb;
 pub mod http;
+pub mod load;
 pub mod peers;
 pub mod power_loss;
 pub mod process;
+pub mod proxy;
 pub mod queries;
 pub mod servers;
 pub mod standalone;
+pub mod told;
+pub mod topics;
 pub mod wait;
 pub mod zero_line;

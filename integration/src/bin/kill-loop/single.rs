@@ -3,12 +3,12 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use integration::load::{CONFIG, Load, Verdict};
 use integration::standalone::{Setup, Standalone};
 use integration::{binary, disk, power_loss};
 use tokio::time::Instant;
 
-use crate::load::{CONFIG, Load};
-use crate::{Arguments, Verdict};
+use crate::Arguments;
 
 /// All rounds; before them, in this process, some seconds of work on a recorded disk, which is then
 /// opened as a loss of power would have left it, at as many moments as wanted.
@@ -40,8 +40,6 @@ pub(crate) async fn run(arguments: &Arguments) -> Result<Verdict> {
         load.moved(vec![node.http.clone()]);
         load.stop(writers, round).await?;
         let found = load.judge(&node.http).await?;
-        verdict.lost += found.lost;
-        verdict.doubled += found.doubled;
         println!(
             "round {round}: {} rows acked, lost {}, doubled {}, open {:.0} ms",
             load.acked().iter().sum::<u64>(),
@@ -49,6 +47,7 @@ pub(crate) async fn run(arguments: &Arguments) -> Result<Verdict> {
             found.doubled,
             opens[opens.len() - 1].as_secs_f64() * 1e3,
         );
+        verdict.add(found);
     }
     let (files, made) = files(&node).await?;
     println!("files: {files} now, manifests: {made}");
