@@ -70,6 +70,16 @@ impl Ground {
         let folder = disk::folder("faults")?;
         let cluster = Cluster::start(&settings.binary, folder.path(), plan).await?;
         cluster.served(SHARDS, SERVED_WITHIN).await?;
+        wait::until("shards are spread evenly", SERVED_WITHIN, || async {
+            let shards = cluster.shards(0).await?;
+            for node in 0..NODES {
+                let led = shards.iter().filter(|led| led.leader == Some(node));
+                let led = led.count();
+                ensure!(led == SHARDS as usize / NODES, "c{node} leads {led}");
+            }
+            Ok(())
+        })
+        .await?;
         let load = Load::new(cluster.doors(), settings.writers, settings.seed);
         load.create(&format!("PARTITION BY HASH(writer) PARTITIONS {SHARDS}"))
             .await?;
@@ -79,14 +89,18 @@ impl Ground {
             .iter()
             .map(|mode| Reads::start(mode, &load, &mut tasks));
         let reads = reads.collect();
-        Ok(Self {
+        let mut ground = Self {
             cluster,
             load,
             reads,
             tasks,
             began: Instant::now(),
             folder: Some(folder),
-        })
+        };
+        if settings.keep {
+            ground.keep();
+        }
+        Ok(ground)
     }
 
     /// The fault begins: from here on what clients are told is in the row.

@@ -69,9 +69,7 @@ pub(crate) async fn away(settings: &Settings) -> Result<Row> {
     row.promise(read.iter().all(|read| read.failed() == 0), || {
         "every read is answered without meta".to_owned()
     });
-    row.promise(flushed.is_ok(), || {
-        format!("every shard flushes without meta: {flushed:?}")
-    });
+    row.promise_done(&flushed, "every shard flushes without meta");
     let further = cut
         .iter()
         .zip(&cut_before)
@@ -92,9 +90,7 @@ pub(crate) async fn away(settings: &Settings) -> Result<Row> {
     row.promise(names && column.body.contains("unknown"), || {
         "a new column gets a 503 with Retry-After that names it".to_owned()
     });
-    row.promise(made.is_ok(), || {
-        format!("changes are made again once meta is back: {made:?}")
-    });
+    row.promise_done(&made, "changes are made again once meta is back");
     row.promise_clear(None);
     row.promise_answered(USUAL);
     row.promise_going_on(RECOVERED);
@@ -117,11 +113,10 @@ pub(crate) async fn away_and_restart(settings: &Settings) -> Result<Row> {
     row.seen.push(format!(
         "all writers went on {took:.1?} after its start, without meta"
     ));
-    row.promise(gone_on.is_ok(), || {
-        format!(
-            "a node that starts without meta serves what it led within {RECOVERED:?}: {gone_on:?}"
-        )
-    });
+    row.promise_done(
+        &gone_on,
+        "a node that starts without meta serves what it led",
+    );
     row.promise_clear(Some(&gone));
     row.promise_going_on(RECOVERED);
     Ok(row)

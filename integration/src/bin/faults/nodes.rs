@@ -1,10 +1,12 @@
 //! A compute node ends, or is cut off.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use integration::cluster::ways::{self, Ways};
 use integration::proxy::{Order, Proxy, Way};
+use integration::told::Told;
 use rustix::process::Signal;
 use tokio::time::Instant;
 
@@ -127,7 +129,20 @@ pub(crate) async fn cut_from_kafka(settings: &Settings) -> Result<Row> {
 }
 
 pub(crate) async fn cut_from_peers(settings: &Settings) -> Result<Row> {
-    let (mut row, stall) = cut_off(settings, |ways| &ways.peers[CUT..=CUT]).await?;
-    promise_stall(&mut row, stall);
+    let mut ground = Ground::start(settings, 3, &["strong"]).await?;
+    let own = ground.cluster.nodes[CUT].http.base().to_owned();
+    ground.breaks();
+    let way = &ground.cluster.ways.peers[CUT];
+    way.order(Order::Hold(Way::Both));
+    tokio::time::sleep(settings.away).await;
+    way.order(Order::Pass);
+    let mut row = ground.heals().await?;
+    let failed = row.writes.get(&own).map(Told::failures);
+    row.promise(failed.as_ref().is_some_and(BTreeMap::is_empty), || {
+        format!("the node itself acks what it is sent: {failed:?}")
+    });
+    row.promise_clear(None);
+    row.promise_answered(ANSWERED_WITHIN);
+    row.promise_going_on(RECOVERED);
     Ok(row)
 }

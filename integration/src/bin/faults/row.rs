@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
+use anyhow::Result;
 use integration::load::Verdict;
 use integration::told::Told;
 
@@ -36,7 +37,9 @@ impl Row {
     /// A row of something that was refused, without load.
     pub(crate) fn refused(said: &str, expected: &str) -> Self {
         let mut row = Self::default();
-        row.seen.push(format!("refused: {}", last_line(said)));
+        let line = said.lines().find(|line| line.contains(expected));
+        row.seen
+            .push(format!("refused: {}", line.unwrap_or("otherwise").trim()));
         row.promise(said.contains(expected), || {
             format!("the refusal says {expected:?}")
         });
@@ -47,6 +50,13 @@ impl Row {
     pub(crate) fn promise(&mut self, kept: bool, promise: impl FnOnce() -> String) {
         if !kept {
             self.unkept.push(promise());
+        }
+    }
+
+    /// Holds the row to something that should have come about.
+    pub(crate) fn promise_done<T>(&mut self, done: &Result<T>, promise: &str) {
+        if let Err(error) = done {
+            self.unkept.push(format!("{promise}: {error:#}"));
         }
     }
 
@@ -99,11 +109,6 @@ pub(crate) fn all(told: &ToldBy) -> Told {
         together.add(told);
     }
     together
-}
-
-fn last_line(said: &str) -> &str {
-    let lines = said.lines().filter(|line| !line.trim().is_empty());
-    lines.last().unwrap_or_default().trim()
 }
 
 /// The most frequent answers, and the longest wait for one.

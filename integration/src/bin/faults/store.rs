@@ -34,9 +34,7 @@ pub(crate) async fn away(settings: &Settings) -> Result<Row> {
     row.promise(told.failed() == 0 && told.succeeded() > 0, || {
         "every write is acked while the bucket is away".to_owned()
     });
-    row.promise(caught_up.is_ok(), || {
-        format!("every shard has flushed again within {RECOVERED:?}: {caught_up:?}")
-    });
+    row.promise_done(&caught_up, "every shard has flushed again");
     row.promise_clear(None);
     row.promise_answered(ACKED_WITHIN);
     row.promise_going_on(RECOVERED);
@@ -92,9 +90,7 @@ pub(crate) async fn errors(settings: &Settings) -> Result<Row> {
     let mut row = ground.heals().await?;
     let told = all(&row.writes);
     row.promise(told.failed() == 0, || "every write is acked".to_owned());
-    row.promise(flushed.is_ok(), || {
-        format!("every shard flushes within {FLUSHED_WITHIN:?}: {flushed:?}")
-    });
+    row.promise_done(&flushed, "every shard flushes");
     row.promise_clear(None);
     row.promise_answered(ACKED_WITHIN);
     row.promise_going_on(RECOVERED);

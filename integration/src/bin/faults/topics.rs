@@ -128,9 +128,7 @@ pub(crate) async fn wrong_at_open(settings: &Settings) -> Result<Row> {
     ground.cluster.nodes[leader] = ground.cluster.setups[leader].start().await?;
     ground.load.moved(ground.cluster.doors());
     let mut row = ground.heals().await?;
-    row.promise(named.is_ok(), || {
-        format!("who opens the shard names the setting: {named:?}")
-    });
+    row.promise_done(&named, "who opens the shard names the setting");
     row.promise_clear(Some(&gone));
     row.promise_going_on(RECOVERED);
     Ok(row)
@@ -177,9 +175,7 @@ pub(crate) async fn remade(settings: &Settings) -> Result<Row> {
     row.promise(says.is_some(), || {
         "the leader says that and why it parked the shard".to_owned()
     });
-    row.promise(parked.is_ok(), || {
-        format!("the shard is shown as not served within {NAMED_WITHIN:?}: {parked:?}")
-    });
+    row.promise_done(&parked, "the shard is shown as not served");
     let going = acked
         .iter()
         .zip(&now)
