@@ -58,7 +58,7 @@ const LINGER: Duration = Duration::from_millis(2);
 const LOOK: Duration = Duration::from_secs(1);
 /// How long a log may fail to answer until those who wait for it are told: short, for they may try
 /// elsewhere or later, and longer than a log that is only busy takes.
-const SILENCE: Duration = Duration::from_millis(500);
+const SILENCE: Duration = Duration::from_millis(250);
 /// Bytes asked for at once when reading back.
 pub(crate) const READ_BYTES: usize = 4 << 20;
 

@@ -7,7 +7,7 @@ use integration::cluster::ways;
 use integration::http::Http;
 use integration::load::{BATCH_ROWS, CONFIG};
 use integration::process;
-use integration::proxy::Order;
+use integration::proxy::{Order, Way};
 use integration::proxy::appends::Appends;
 use integration::told::Told;
 use integration::topics;
@@ -61,6 +61,23 @@ pub(crate) async fn away(settings: &Settings) -> Result<Row> {
     let mut row = ground.heals().await?;
     row.promise_clear(None);
     row.promise_answered(TOLD_WITHIN);
+    row.promise_going_on(RECOVERED);
+    let eventual = row.of_reads("eventual");
+    row.promise(eventual.failed() == 0 && eventual.succeeded() > 0, || {
+        "every eventual read is answered".to_owned()
+    });
+    Ok(row)
+}
+
+pub(crate) async fn silent(settings: &Settings) -> Result<Row> {
+    let mut ground = Ground::start(settings, 3, &["strong", "eventual"]).await?;
+    ground.breaks();
+    ways::order(ground.cluster.ways.all_kafka(), &Order::Hold(Way::Both));
+    tokio::time::sleep(settings.away).await;
+    ways::order(ground.cluster.ways.all_kafka(), &Order::Pass);
+    let mut row = ground.heals().await?;
+    row.promise_clear(None);
+    row.promise_answered(SLOW_WITHIN);
     row.promise_going_on(RECOVERED);
     let eventual = row.of_reads("eventual");
     row.promise(eventual.failed() == 0 && eventual.succeeded() > 0, || {

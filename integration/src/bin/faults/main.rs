@@ -106,6 +106,9 @@ faults! {
     "kafka-away" kafka::away:
         "the only broker is killed and comes back" =>
         "writes get 503 with Retry-After within 2 s, eventual reads go on, it recovers alone";
+    "kafka-silent" kafka::silent:
+        "connections to all brokers stay, and nothing is heard on them" =>
+        "every write is answered within 11 s, eventual reads go on, it recovers alone";
     "kafka-slow" kafka::slow:
         "every round trip to the brokers takes 2 s, and clients write more than they can take" =>
         "no node takes more memory than its budget, what is refused is told clearly";
