@@ -1,5 +1,5 @@
 //! A small cluster of real processes: Kafka, one meta node, some compute nodes on one store, which is
-//! a bucket or a folder.
+//! a bucket or a folder; with proxies between them where wanted ([`ways`]).
 //!
 //! Never here: what a test expects of it.
 
@@ -12,11 +12,16 @@ use reqwest::Method;
 use rustix::process::Signal;
 use serde_json::Value;
 
+use crate::http::Http;
 use crate::servers::kafka::{self, Kafka};
 use crate::servers::ports;
 use crate::servers::versitygw::Versitygw;
 use crate::standalone::{Role, Setup, Standalone};
 use crate::wait;
+
+pub mod ways;
+
+use ways::Ways;
 
 /// Bucket and prefix of a cluster that has one.
 pub const BUCKET: &str = "rows/cluster";
@@ -37,6 +42,8 @@ pub struct Plan {
     pub bucket: bool,
     /// Lines of configuration of every compute node besides addresses, log and store, as TOML.
     pub config: String,
+    /// Proxies between its processes, with this seed of their dice; none unless set.
+    pub proxies: Option<u64>,
 }
 
 impl Default for Plan {
@@ -48,6 +55,7 @@ impl Default for Plan {
             brokers: 1,
             bucket: false,
             config: String::new(),
+            proxies: None,
         }
     }
 }
@@ -58,6 +66,8 @@ pub struct Cluster {
     pub kafka: Kafka,
     /// The server of its bucket, where it has one.
     pub s3: Option<Versitygw>,
+    /// Proxies between its processes, where it was planned with them.
+    pub ways: Ways,
     /// How the meta node is started; it is called `m0`.
     pub meta_setup: Setup,
     /// The meta node.
@@ -73,56 +83,80 @@ impl Cluster {
     ///
     /// * `folder`: an empty directory for all of it but the files of Kafka and of the bucket.
     pub async fn start(binary: &Path, folder: &Path, plan: &Plan) -> Result<Self> {
-        let kafka = kafka::Setup::new(plan.brokers).start().await?;
-        let log = format!(
-            "[wal]\nurl = \"kafka://{}\"\nallow_weak = {}\n",
-            kafka.bootstrap(),
-            plan.brokers == 1
-        );
+        let ways = match plan.proxies {
+            Some(seed) => Ways::bind(plan.nodes, plan.brokers, seed).await?,
+            None => Ways::default(),
+        };
+        let mut kafka = kafka::Setup::new(plan.brokers);
+        kafka.doors = ways.doors();
+        let kafka = kafka.start().await?;
+        ways.to_brokers(&kafka);
+        let log = |bootstrap: &str| {
+            let allow_weak = plan.brokers == 1;
+            format!("[wal]\nurl = \"kafka://{bootstrap}\"\nallow_weak = {allow_weak}\n")
+        };
         let [meta_port] = ports::free()?;
-        let make = |name: &str, role, config: String| -> Result<Setup> {
+        let make = |name: &str, role, port, config: String| -> Result<Setup> {
             let own = folder.join(name);
             std::fs::create_dir_all(&own).context("a folder of its own")?;
-            let [internal] = ports::free()?;
             let mut setup = Setup::new(binary, &own);
             setup.config = format!("node = \"{name}\"\n{config}");
             setup.role = role;
-            setup.internal = Some(internal);
+            setup.internal = Some(port);
             Ok(setup)
         };
-        let of_meta = format!("{log}[meta]\nshards = {}\n", plan.shards);
-        let mut meta_setup = make("m0", Role::Meta, of_meta)?;
-        meta_setup.internal = Some(meta_port);
+        let shards = format!("[meta]\nshards = {}\n", plan.shards);
+        let of_meta = log(&kafka.bootstrap()) + &shards;
+        let mut meta_setup = make("m0", Role::Meta, meta_port, of_meta)?;
+        meta_setup.advertised = ways.meta_advertised;
         let meta = meta_setup.spawn()?;
-        let (s3, store) = match plan.bucket {
+        let s3 = match plan.bucket {
             true => {
                 let gateway = Versitygw::start().await?;
                 let (bucket, _) = BUCKET.split_once('/').context("a prefix")?;
                 gateway.make_bucket(bucket).await?;
-                let store = gateway.config(BUCKET);
-                (Some(gateway), store)
+                Some(gateway)
             }
-            false => {
-                let store = folder.join("store");
-                (
-                    None,
-                    format!("[store]\nurl = \"local://{}\"\n", store.display()),
-                )
-            }
+            false => None,
         };
-        let config = format!(
-            "{log}{store}[meta]\nmembers = [\"127.0.0.1:{meta_port}\"]\n{}",
-            plan.config
-        );
+        let folder_store = format!("[store]\nurl = \"local://{}/store\"\n", folder.display());
         let mut setups = Vec::new();
         for at in 0..plan.nodes {
-            setups.push(make(&format!("c{at}"), Role::Compute, config.clone())?);
+            let [port] = ports::free()?;
+            let mut store = match &s3 {
+                Some(gateway) => gateway.config(BUCKET),
+                None => folder_store.clone(),
+            };
+            let (mut bootstrap, mut meta) = (kafka.bootstrap(), format!("127.0.0.1:{meta_port}"));
+            let mut advertised = None;
+            if plan.proxies.is_some() {
+                bootstrap = ways.bootstrap(at)?;
+                ways.meta[at].target(&meta);
+                meta = ways.meta[at].address();
+                ways.peers[at].target(&format!("127.0.0.1:{port}"));
+                advertised = Some(ways.peers[at].port());
+                if let Some(gateway) = &s3 {
+                    let address = gateway.endpoint().trim_start_matches("http://");
+                    ways.s3[at].target(address);
+                    let endpoint = format!("http://{}", ways.s3[at].address());
+                    store = gateway.config_through(&endpoint, BUCKET);
+                }
+            }
+            let config = format!(
+                "{}{store}[meta]\nmembers = [{meta:?}]\n{}",
+                log(&bootstrap),
+                plan.config
+            );
+            let mut setup = make(&format!("c{at}"), Role::Compute, port, config)?;
+            setup.advertised = advertised;
+            setups.push(setup);
         }
         let started = setups.iter().map(Setup::start);
         let nodes = futures::future::try_join_all(started).await?;
         Ok(Self {
             kafka,
             s3,
+            ways,
             meta_setup,
             meta,
             setups,
@@ -170,6 +204,24 @@ impl Cluster {
         let started = self.setups.iter().map(Setup::start);
         self.nodes = futures::future::try_join_all(started).await?;
         Ok(())
+    }
+
+    /// The doors of its compute nodes.
+    pub fn doors(&self) -> Vec<Http> {
+        self.nodes.iter().map(|node| node.http.clone()).collect()
+    }
+
+    /// Waits until that many shards are served, and no others are known, as every compute node hears it.
+    pub async fn served(&self, shards: u32, within: Duration) -> Result<()> {
+        wait::until("every shard is served", within, || async {
+            for node in 0..self.nodes.len() {
+                let led = self.shards(node).await?;
+                let all = led.len() == shards as usize && led.iter().all(|led| led.served);
+                ensure!(all, "c{node} hears of {led:?}");
+            }
+            Ok(())
+        })
+        .await
     }
 
     /// What meta lists, as a compute node passes it on.

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use auxo_proto::clock::Clock;
 use auxo_proto::random::Random;
 use parking_lot::RwLock;
@@ -18,6 +18,8 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::http::Http;
+use crate::told::ByNode;
+use crate::wait;
 
 /// The table.
 pub const TABLE: &str = "numbered";
@@ -77,6 +79,8 @@ pub struct Load {
     /// The round whose column rows have, if not 0, and the rows that were acked before it.
     round: AtomicU64,
     acked_before: AtomicU64,
+    /// What writers were told.
+    pub told: ByNode,
     /// Dice of the writers and of the rounds.
     pub dice: Random,
 }
@@ -106,6 +110,7 @@ impl Load {
             acked: (0..writers).map(|_| AtomicU64::new(0)).collect(),
             round: AtomicU64::new(0),
             acked_before: AtomicU64::new(0),
+            told: ByNode::default(),
             dice: Random::seeded(seed),
         })
     }
@@ -129,6 +134,16 @@ impl Load {
     pub fn node(&self) -> Http {
         let nodes = self.nodes.read();
         nodes[self.dice.below(nodes.len() as u64) as usize].clone()
+    }
+
+    /// All nodes.
+    pub fn nodes(&self) -> Vec<Http> {
+        self.nodes.read().clone()
+    }
+
+    /// Whether the writers go on.
+    pub fn is_going(&self) -> bool {
+        self.going.load(Ordering::SeqCst)
     }
 
     /// Nodes are elsewhere now.
@@ -172,6 +187,21 @@ impl Load {
         acked.map(|acked| acked.load(Ordering::SeqCst)).collect()
     }
 
+    /// Waits until each writer has that many more batches acked; the second of them was sent after now.
+    pub async fn gone_on(&self, batches: u64, within: Duration) -> Result<()> {
+        let before = self.acked();
+        wait::until("every writer goes on", within, || {
+            let now = self.acked();
+            let mut pairs = before.iter().zip(&now);
+            let gone_on = pairs.all(|(before, now)| *now >= before + batches * BATCH_ROWS);
+            async move {
+                ensure!(gone_on, "acked {now:?}");
+                Ok(())
+            }
+        })
+        .await
+    }
+
     /// Rows that are missing and rows that stand more than once, over all writers; asked for one writer
     /// at a time, for distinct numbers take memory. Writers must have stopped.
     ///
@@ -204,15 +234,16 @@ impl Load {
             verdict.add(found);
         }
         let round = self.round.load(Ordering::SeqCst);
-        if round > 0 {
+        if round > 0 && verdict == Verdict::default() {
             let sql = format!("SELECT count(r{round}), sum(r{round}) FROM {TABLE}");
             let found = node.sql(&sql).await?;
             let acked: u64 = self.acked().iter().sum();
             let acked = acked - self.acked_before.load(Ordering::SeqCst);
             let wanted = [acked, acked * round].map(serde_json::Value::from);
-            if found != [wanted] {
-                bail!("column r{round}: {acked} rows were acked with it, found {found:?}");
-            }
+            ensure!(
+                found == [wanted],
+                "column r{round}: {acked} rows were acked with it, found {found:?}"
+            );
         }
         Ok(verdict)
     }
@@ -261,7 +292,10 @@ async fn write(load: Arc<Load>, number: usize) -> Result<()> {
             let http = load.node();
             let post = http.request(reqwest::Method::POST, "/write?db=main");
             let post = post.header("Idempotency-Key", &id).timeout(ANSWERED_WITHIN);
-            let last = match http.send(post.body(lines.clone())).await {
+            let sent = Instant::now();
+            let answer = http.send(post.body(lines.clone())).await;
+            load.told.note(&http, &answer, sent.elapsed());
+            let last = match answer {
                 Ok(answer) if answer.status == 204 => break,
                 Ok(answer) if answer.status == 503 => answer.body,
                 Ok(answer) => bail!("write: {} {}", answer.status, answer.body),

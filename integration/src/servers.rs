@@ -4,7 +4,8 @@
 //! a machine; it gets free ports on the loopback and a folder of its own, is ready when it answers as
 //! itself and not when a port is open, and ends with its owner, however that ends.
 //!
-//! Rooms: [`kafka`] (a cluster of one or three brokers), [`versitygw`] (S3 over a directory), [`watched`] (a process that does not outlive
+//! Rooms: [`kafka`] (a cluster of one or three brokers), [`versitygw`] (S3 over a directory), [`racy_s3`] (a server that is to be
+//! refused), [`watched`] (a process that does not outlive
 //! the program that started it), [`ports`] (where servers listen).
 //!
 //! Never here: what a test expects of a server, or a process found by its name.
@@ -16,6 +17,7 @@ use anyhow::{Context, Result, bail};
 
 pub mod kafka;
 pub mod ports;
+pub mod racy_s3;
 pub mod versitygw;
 pub mod watched;
 

@@ -69,6 +69,7 @@ impl Leader {
         if error.parks() {
             return Err(Ended::Parked(error.to_string()));
         }
+        self.unanswered(error);
         self.marks_from = Some(Instant::now() + PAUSE);
         Ok(())
     }
@@ -81,7 +82,10 @@ impl Leader {
         }
         let region = Arc::clone(&self.parts.region);
         match self.meanwhile(async move { region.end().await }).await? {
-            Ok(end) => self.read_back(end.offset).await,
+            Ok(end) => {
+                self.silent_since = None;
+                self.read_back(end.offset).await
+            }
             Err(error) if error.parks() => Err(Ended::Parked(error.to_string())),
             Err(_) => Ok(()),
         }
@@ -152,6 +156,7 @@ impl Leader {
             return Err(Ended::Parked(error.to_string()));
         }
         tracing::debug!(shard = %self.id.shard, term = %self.term, %error, "log does not answer, asked again");
+        self.unanswered(error);
         self.meanwhile(tokio::time::sleep(PAUSE)).await
     }
 
@@ -186,6 +191,7 @@ impl Leader {
             Fed::Applied if own => self.pass_barriers(frame.n),
             Fed::Claimed | Fed::Skipped | Fed::Applied => {}
         }
+        self.silent_since = None;
         self.parts.after_apply();
         Ok(())
     }

@@ -7,10 +7,10 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use integration::cluster::{Cluster, Plan};
-use integration::load::{BATCH_ROWS, CONFIG, Load, Verdict};
-use integration::{binary, disk, wait};
+use integration::load::{CONFIG, Load, Verdict};
+use integration::{binary, disk};
 use tokio::time::Instant;
 
 use crate::Arguments;
@@ -103,6 +103,7 @@ pub(crate) async fn run(arguments: &Arguments) -> Result<Verdict> {
         brokers: 3,
         bucket: true,
         config: CONFIG.to_owned(),
+        ..Plan::default()
     };
     let binary = binary::auxo(arguments.auxo.as_deref())?;
     let mut cluster = Cluster::start(&binary, folder.path(), &plan).await?;
@@ -116,10 +117,9 @@ pub(crate) async fn run(arguments: &Arguments) -> Result<Verdict> {
 
 async fn rounds(arguments: &Arguments, cluster: &mut Cluster) -> Result<Verdict> {
     cluster.served(SHARDS, RECOVERED_WITHIN).await?;
-    let nodes = cluster.nodes.iter().map(|node| node.http.clone());
     // Enough that every tablet has one, or nearly: a node that leads none of them is not missed.
     let writers = arguments.writers.max(4 * u64::from(SHARDS));
-    let load = Load::new(nodes.collect(), writers, arguments.seed);
+    let load = Load::new(cluster.doors(), writers, arguments.seed);
     load.create(&format!("PARTITION BY HASH(writer) PARTITIONS {SHARDS}"))
         .await?;
     let mut verdict = Verdict::default();
@@ -132,15 +132,15 @@ async fn rounds(arguments: &Arguments, cluster: &mut Cluster) -> Result<Verdict>
         let killed = Instant::now();
         if victim == Victim::Everything {
             victim.start(cluster).await?;
-            moved(&load, cluster);
+            load.moved(cluster.doors());
         }
-        let gone_on = gone_on(&load).await;
+        let gone_on = load.gone_on(2, RECOVERED_WITHIN).await;
         gone_on.with_context(|| format!("round {round}, {victim:?} was killed"))?;
         let took = killed.elapsed();
         times.entry(victim.kind()).or_default().push(took);
         if victim != Victim::Everything {
             victim.start(cluster).await?;
-            moved(&load, cluster);
+            load.moved(cluster.doors());
         }
         load.stop(writers, round).await?;
         cluster.served(SHARDS, RECOVERED_WITHIN).await?;
@@ -166,27 +166,4 @@ async fn rounds(arguments: &Arguments, cluster: &mut Cluster) -> Result<Verdict>
         );
     }
     Ok(verdict)
-}
-
-fn moved(load: &Load, cluster: &Cluster) {
-    let nodes = cluster.nodes.iter().map(|node| node.http.clone());
-    load.moved(nodes.collect());
-}
-
-/// Waits until each writer has two batches acked from now on: the second was sent after now.
-async fn gone_on(load: &Load) -> Result<()> {
-    let before = load.acked();
-    let batches = |now: &[u64]| {
-        let mut pairs = before.iter().zip(now);
-        pairs.all(|(before, now)| *now >= before + 2 * BATCH_ROWS)
-    };
-    wait::until("every writer goes on", RECOVERED_WITHIN, || {
-        let now = load.acked();
-        let gone_on = batches(&now);
-        async move {
-            ensure!(gone_on, "acked {now:?}");
-            Ok(())
-        }
-    })
-    .await
 }
