@@ -1,5 +1,5 @@
-//! A small cluster of real processes: Kafka, one meta node, some compute nodes on one store, which is
-//! a bucket or a folder.
+//! A small cluster of real processes: Kafka, one meta node on its own etcd or several on a real one, some
+//! compute nodes on one store, which is a bucket or a folder.
 //!
 //! Never here: what a test expects of it.
 
@@ -8,10 +8,12 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use etcd_client::{Client, GetOptions, SortOrder, SortTarget};
 use reqwest::Method;
 use rustix::process::Signal;
 use serde_json::Value;
 
+use crate::servers::etcd::Etcd;
 use crate::servers::kafka::{self, Kafka};
 use crate::servers::ports;
 use crate::servers::versitygw::Versitygw;
@@ -19,6 +21,9 @@ use crate::standalone::{Role, Setup, Standalone};
 
 /// Bucket and prefix of a cluster that has one.
 pub const BUCKET: &str = "rows/cluster";
+
+/// Where meta keeps what it knows in etcd.
+pub const ROOT: &str = "/auxo/auxo/";
 
 /// How long a node may take to end that was asked to: it flushes what it leads.
 const STOPPED_WITHIN: Duration = Duration::from_secs(120);
@@ -28,6 +33,10 @@ const STOPPED_WITHIN: Duration = Duration::from_secs(120);
 pub struct Plan {
     /// Compute nodes.
     pub nodes: usize,
+    /// Meta nodes; more than one need an etcd besides them.
+    pub metas: usize,
+    /// Members of a real etcd, 1 or 3; without it the one meta node brings its own.
+    pub etcd: Option<usize>,
     /// Shards that meta begins with.
     pub shards: u32,
     /// Brokers of Kafka: 3, each row on at least two of them, or 1, which `wal.allow_weak` takes.
@@ -43,6 +52,8 @@ impl Default for Plan {
     fn default() -> Self {
         Self {
             nodes: 2,
+            metas: 1,
+            etcd: None,
             shards: 2,
             brokers: 1,
             bucket: false,
@@ -57,10 +68,12 @@ pub struct Cluster {
     pub kafka: Kafka,
     /// The server of its bucket, where it has one.
     pub s3: Option<Versitygw>,
-    /// How the meta node is started; it is called `m0`.
-    pub meta_setup: Setup,
-    /// The meta node.
-    pub meta: Standalone,
+    /// The etcd, where it is a real one.
+    pub etcd: Option<Etcd>,
+    /// How the meta nodes are started; they are called `m0`, `m1`, ….
+    pub meta_setups: Vec<Setup>,
+    /// The meta nodes.
+    pub metas: Vec<Standalone>,
     /// How the compute nodes are started; they are called `c0`, `c1`, ….
     pub setups: Vec<Setup>,
     /// The compute nodes.
@@ -72,13 +85,19 @@ impl Cluster {
     ///
     /// * `folder`: an empty directory for all of it but the files of Kafka and of the bucket.
     pub async fn start(binary: &Path, folder: &Path, plan: &Plan) -> Result<Self> {
+        if plan.metas > 1 && plan.etcd.is_none() {
+            bail!("{} meta nodes need an etcd", plan.metas);
+        }
         let kafka = kafka::Setup::new(plan.brokers).start().await?;
+        let etcd = match plan.etcd {
+            Some(members) => Some(Etcd::start(members).await?),
+            None => None,
+        };
         let log = format!(
             "[wal]\nurl = \"kafka://{}\"\nallow_weak = {}\n",
             kafka.bootstrap(),
             plan.brokers == 1
         );
-        let [meta_port] = ports::free()?;
         let make = |name: &str, role, config: String| -> Result<Setup> {
             let own = folder.join(name);
             std::fs::create_dir_all(&own).context("a folder of its own")?;
@@ -89,10 +108,18 @@ impl Cluster {
             setup.internal = Some(internal);
             Ok(setup)
         };
-        let of_meta = format!("{log}[meta]\nshards = {}\n", plan.shards);
-        let mut meta_setup = make("m0", Role::Meta, of_meta)?;
-        meta_setup.internal = Some(meta_port);
-        let meta = meta_setup.spawn()?;
+        let endpoints = etcd.as_ref().map_or_else(Vec::new, Etcd::endpoints);
+        let shards = plan.shards;
+        let of_meta = format!("{log}[meta]\nshards = {shards}\netcd = {endpoints:?}\n");
+        let (mut meta_setups, mut members) = (Vec::new(), Vec::new());
+        for at in 0..plan.metas {
+            let setup = make(&format!("m{at}"), Role::Meta, of_meta.clone())?;
+            let port = setup.internal.context("a port for nodes")?;
+            members.push(format!("127.0.0.1:{port}"));
+            meta_setups.push(setup);
+        }
+        let metas = meta_setups.iter().map(Setup::spawn);
+        let metas = metas.collect::<Result<Vec<_>>>()?;
         let (s3, store) = match plan.bucket {
             true => {
                 let gateway = Versitygw::start().await?;
@@ -109,10 +136,7 @@ impl Cluster {
                 )
             }
         };
-        let config = format!(
-            "{log}{store}[meta]\nmembers = [\"127.0.0.1:{meta_port}\"]\n{}",
-            plan.config
-        );
+        let config = format!("{log}{store}[meta]\nmembers = {members:?}\n{}", plan.config);
         let mut setups = Vec::new();
         for at in 0..plan.nodes {
             setups.push(make(&format!("c{at}"), Role::Compute, config.clone())?);
@@ -122,8 +146,9 @@ impl Cluster {
         Ok(Self {
             kafka,
             s3,
-            meta_setup,
-            meta,
+            etcd,
+            meta_setups,
+            metas,
             setups,
             nodes,
         })
@@ -143,9 +168,15 @@ impl Cluster {
                 bail!("c{at} ended with {status}\n{}", node.log_tail());
             }
         }
-        let status = self.meta.terminate(STOPPED_WITHIN).await.context("m0")?;
-        if !status.success() {
-            bail!("m0 ended with {status}\n{}", self.meta.log_tail());
+        for (at, meta) in self.metas.iter_mut().enumerate() {
+            let status = meta.terminate(STOPPED_WITHIN).await;
+            let status = status.with_context(|| format!("m{at}\n{}", meta.log_tail()))?;
+            if !status.success() {
+                bail!("m{at} ended with {status}\n{}", meta.log_tail());
+            }
+        }
+        if let Some(etcd) = &mut self.etcd {
+            etcd.stop().await?;
         }
         self.kafka.stop().await?;
         match &mut self.s3 {
@@ -163,12 +194,41 @@ impl Cluster {
             gateway.restart()?;
             gateway.ready().await?;
         }
+        if let Some(etcd) = &mut self.etcd {
+            for member in 0..etcd.endpoints().len() {
+                etcd.restart(member)?;
+            }
+            etcd.ready().await?;
+        }
         let ready = self.kafka.ready().await;
         ready.with_context(|| self.kafka.log_tail())?;
-        self.meta = self.meta_setup.spawn()?;
+        let metas = self.meta_setups.iter().map(Setup::spawn);
+        self.metas = metas.collect::<Result<_>>()?;
         let started = self.setups.iter().map(Setup::start);
         self.nodes = futures::future::try_join_all(started).await?;
         Ok(())
+    }
+
+    /// A client of the real etcd.
+    pub async fn etcd_client(&self) -> Result<Client> {
+        let etcd = self.etcd.as_ref().context("a real etcd")?;
+        Ok(Client::connect(etcd.endpoints(), None).await?)
+    }
+
+    /// Which meta node leads, and the revision of etcd since which it does, as the real etcd says.
+    pub async fn leading_meta(&self) -> Result<(usize, i64)> {
+        let first = GetOptions::new()
+            .with_prefix()
+            .with_sort(SortTarget::Create, SortOrder::Ascend)
+            .with_limit(1);
+        let client = self.etcd_client().await?;
+        let campaigns = format!("{ROOT}leader/");
+        let found = client.kv_client().get(campaigns, Some(first)).await?;
+        let first = found.kvs().first().context("nobody leads")?;
+        let member: Value = serde_json::from_slice(first.value())?;
+        let name = member["name"].as_str().unwrap_or_default();
+        let number = name.strip_prefix('m').context("a meta node")?;
+        Ok((number.parse()?, first.create_revision()))
     }
 
     /// What meta lists, as a compute node passes it on.
