@@ -79,6 +79,9 @@ impl Stage {
             }
         };
         let left = tokio::time::timeout(PATIENCE, idle).await.unwrap();
+        self.meta
+            .admin_until("meta check", "", |told| told["whole"] == true)
+            .await;
         let past = left.iter().filter(|(key, _)| key.starts_with("past/"));
         let mut past: Vec<String> = past
             .map(|(_, value)| format!("{} {}", value["kind"], value["outcome"]["result"]))

@@ -46,6 +46,7 @@ pub(crate) async fn run(
         brokers: NODES,
         bucket: true,
         config: CONFIG.to_owned(),
+        ..Plan::default()
     };
     let began = Instant::now();
     let mut cluster = Cluster::start(binary, folder, &plan).await?;
