@@ -217,7 +217,9 @@ async fn command(
         }
         Some(Command::Write(args)) => write::run(&args, &client()?, global.quiet).await,
         Some(Command::Bench(args)) => bench::run(&args, &client()?, global.quiet).await,
-        Some(Command::Admin(args)) => admin::run(&args, &client()?).await,
+        Some(Command::Admin(args)) => {
+            admin::run(&args, &client()?, &loaded.config, &environment).await
+        }
         Some(Command::Config(args)) => config::show::run(&args, &loaded),
         Some(Command::Version(args)) => version::run(&args, client).await,
     }

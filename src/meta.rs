@@ -6,6 +6,7 @@
 //! Never here: what meta decides.
 
 use anyhow::{Context, Result};
+use auxo_meta_service::store::connect;
 use auxo_meta_service::{MetaConfig, MetaServer};
 use auxo_proto::clock::Clock;
 use auxo_proto::random::Random;
@@ -37,7 +38,7 @@ pub(crate) async fn run(mut config: Config, shutdown: CancellationToken) -> Resu
     };
     let client = match &embedded {
         Some(etcd) => etcd_client::Client::from_channel(etcd.channel(), None).await,
-        None => etcd_client::Client::connect(&config.meta.etcd, None).await,
+        None => connect(&config.meta.etcd).await,
     };
     let started = async {
         let client = client.with_context(|| format!("meta.etcd {:?}", config.meta.etcd))?;

@@ -94,7 +94,10 @@ fn folder(url: &str) -> Option<PathBuf> {
         .map(|path| Path::new(path).to_owned())
 }
 
-async fn wal(config: &Config, random: &Random) -> Result<(Arc<dyn Wal>, Closing)> {
+/// The log that is configured.
+///
+/// * errors: name the key of the configuration and its URL.
+pub(crate) async fn wal(config: &Config, random: &Random) -> Result<(Arc<dyn Wal>, Closing)> {
     let url = config.wal.url.as_str();
     let named = || format!("wal.url {url}");
     if let Some(folder) = folder(url) {
@@ -120,7 +123,10 @@ async fn wal(config: &Config, random: &Random) -> Result<(Arc<dyn Wal>, Closing)
     bail!("wal.url {url}: this version has kafka://BROKERS, local://DIR or memory://")
 }
 
-async fn store(
+/// The store that is configured, checked.
+///
+/// * errors: name the keys of the configuration, and what the store lacks.
+pub(crate) async fn store(
     config: &Store,
     environment: &Environment,
     random: &Random,

@@ -38,7 +38,7 @@ pub const DEFAULT_TENANT: TenantId = TenantId(1);
 pub const DEFAULT_DATABASE: &str = "main";
 
 /// Longest wait for a change of the model.
-const DDL_TIME: Duration = Duration::from_secs(30);
+pub const DDL_TIME: Duration = Duration::from_secs(30);
 
 /// What requests may ask for.
 #[derive(Clone, Debug)]
@@ -285,15 +285,21 @@ impl Node {
         }
     }
 
-    /// Has a change of the model carried out and waits until this node's catalog shows it.
-    pub async fn change(&self, tenant: TenantId, ddl: Ddl) -> Result<Changed, Failure> {
+    /// Has a change of the model carried out and waits until this node's catalog shows it, `within` at
+    /// most.
+    pub async fn change(
+        &self,
+        tenant: TenantId,
+        ddl: Ddl,
+        within: Duration,
+    ) -> Result<Changed, Failure> {
         let request = DdlRequest {
             tenant,
             ddl,
             request_key: None,
         };
-        let deadline = Instant::now() + DDL_TIME;
-        let changed = self.0.parts.meta.ddl(request, DDL_TIME).await?;
+        let deadline = Instant::now() + within;
+        let changed = self.0.parts.meta.ddl(request, within).await?;
         match self
             .0
             .parts

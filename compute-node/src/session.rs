@@ -194,7 +194,11 @@ impl Session {
                     self.0.doors.leads(&leader);
                     PAUSE.0
                 }
-                stream::End::Retry(after) => after.min(PAUSE.1),
+                stream::End::Retry(after) => {
+                    // It may be cut off from those who know better.
+                    self.0.doors.failed(&address);
+                    after.min(PAUSE.1)
+                }
                 stream::End::Bye(why) => {
                     tracing::error!(address, why, "meta does not take this node");
                     PAUSE_BYE

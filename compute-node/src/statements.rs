@@ -10,8 +10,9 @@ use auxo_proto::ids::{BatchId, Seq, ShardId, TenantId};
 use auxo_proto::topology::Catalog;
 use auxo_query::{Answer, Delete, Insert, Limits, Params, QueryPlan, Scope, Statement, rows_of};
 use futures::{StreamExt, TryStreamExt, stream};
+use tokio::time::Instant;
 
-use crate::node::Node;
+use crate::node::{DDL_TIME, Node};
 use crate::reading::places::Freshness;
 use crate::write::{TableRows, WriteRequest, WriteSummary};
 
@@ -90,7 +91,8 @@ impl Node {
             }
             Statement::Ddl(ddl) => {
                 self.admit()?;
-                self.change(ask.tenant, ddl).await?;
+                let left = ask.limits.deadline.duration_since(Instant::now());
+                self.change(ask.tenant, ddl, left.min(DDL_TIME)).await?;
                 Ok(Done::Changed)
             }
         }

@@ -145,6 +145,7 @@ impl Zombies {
             brokers: 3,
             bucket: true,
             config: CONFIG.to_owned(),
+            ..Plan::default()
         };
         let cluster = Cluster::start(binary, folder.path(), &plan).await?;
         cluster.served(SHARDS, SETTLED_WITHIN).await?;

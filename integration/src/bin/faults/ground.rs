@@ -45,6 +45,7 @@ pub(crate) fn plan(settings: &Settings, brokers: u16, config: &str) -> Plan {
         bucket: true,
         config: config.to_owned(),
         proxies: Some(settings.seed),
+        ..Plan::default()
     }
 }
 

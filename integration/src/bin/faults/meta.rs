@@ -24,7 +24,7 @@ pub(crate) async fn away(settings: &Settings) -> Result<Row> {
     let mut ground = Ground::start(settings, 3, &["strong"]).await?;
     let cut_before = ground.first_offsets().await?;
     ground.breaks();
-    ground.cluster.meta.kill()?;
+    ground.cluster.metas[0].kill()?;
     let killed = Instant::now();
     let http = ground.load.node();
     let create = "CREATE TABLE later (host STRING TAG, ts TIMESTAMP(9) NOT NULL, n BIGINT, TIMESTAMP KEY (ts))";
@@ -40,7 +40,7 @@ pub(crate) async fn away(settings: &Settings) -> Result<Row> {
         .iter()
         .map(|reads| all(&reads.told()))
         .collect();
-    ground.cluster.meta = ground.cluster.meta_setup.spawn()?;
+    ground.cluster.metas[0] = ground.cluster.meta_setups[0].spawn()?;
     let cluster = &ground.cluster;
     cluster.served(SHARDS, RECOVERED).await?;
     let made = wait::until("a table is made again", RECOVERED, || async {
@@ -100,7 +100,7 @@ pub(crate) async fn away(settings: &Settings) -> Result<Row> {
 pub(crate) async fn away_and_restart(settings: &Settings) -> Result<Row> {
     let mut ground = Ground::start(settings, 3, &["strong"]).await?;
     ground.breaks();
-    ground.cluster.meta.kill()?;
+    ground.cluster.metas[0].kill()?;
     ground.cluster.nodes[0].kill()?;
     let gone = ground.cluster.nodes[0].http.base().to_owned();
     ground.cluster.nodes[0] = ground.cluster.setups[0].start().await?;
@@ -108,7 +108,7 @@ pub(crate) async fn away_and_restart(settings: &Settings) -> Result<Row> {
     let started = Instant::now();
     let gone_on = ground.load.gone_on(2, RECOVERED).await;
     let took = started.elapsed();
-    ground.cluster.meta = ground.cluster.meta_setup.spawn()?;
+    ground.cluster.metas[0] = ground.cluster.meta_setups[0].spawn()?;
     let mut row = ground.heals().await?;
     row.seen.push(format!(
         "all writers went on {took:.1?} after its start, without meta"

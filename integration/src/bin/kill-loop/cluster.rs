@@ -54,13 +54,13 @@ impl Victim {
     fn kill(self, cluster: &mut Cluster) -> Result<()> {
         match self {
             Self::Compute(node) => cluster.nodes[node].kill(),
-            Self::Meta => cluster.meta.kill(),
+            Self::Meta => cluster.metas[0].kill(),
             Self::Broker(broker) => cluster.kafka.kill(broker),
             Self::Everything => {
                 for node in &mut cluster.nodes {
                     node.kill()?;
                 }
-                cluster.meta.kill()?;
+                cluster.metas[0].kill()?;
                 for broker in 0..cluster.kafka.addresses().len() {
                     cluster.kafka.kill(broker)?;
                 }
@@ -75,7 +75,7 @@ impl Victim {
             Self::Compute(node) => {
                 cluster.nodes[node] = cluster.setups[node].start().await?;
             }
-            Self::Meta => cluster.meta = cluster.meta_setup.spawn()?,
+            Self::Meta => cluster.metas[0] = cluster.meta_setups[0].spawn()?,
             Self::Broker(broker) => {
                 cluster.kafka.restart(broker)?;
                 cluster.kafka.ready().await?;
@@ -85,7 +85,7 @@ impl Victim {
                     cluster.kafka.restart(broker)?;
                 }
                 cluster.kafka.ready().await?;
-                cluster.meta = cluster.meta_setup.spawn()?;
+                cluster.metas[0] = cluster.meta_setups[0].spawn()?;
                 let started = cluster.setups.iter().map(|setup| setup.start());
                 cluster.nodes = futures::future::try_join_all(started).await?;
             }
