@@ -238,6 +238,7 @@ impl Compute {
             session,
             meta: MetaClient::new(network.doors, clock.clone(), random.clone()),
             cache: services.cache,
+            requests: services.requests,
             channels: Channels::new(Arc::clone(&network.dial)),
             peers: Peers::new(network.dial, tasks.clone(), stop.clone()),
             clock,
