@@ -252,6 +252,7 @@ impl Compute {
             session: session.clone(),
             meta: MetaClient::new(network.doors, clock.clone(), random.clone()),
             cache: services.cache,
+            requests: services.requests,
             channels: Channels::new(Arc::clone(&network.dial)),
             peers: Peers::new(network.dial, tasks.clone(), stop.clone()),
             clock,

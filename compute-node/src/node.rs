@@ -16,6 +16,7 @@ use auxo_proto::random::Random;
 use auxo_proto::topology::Catalog;
 use auxo_query::Query;
 use auxo_sst::cache::{CachedStore, Counts};
+use auxo_sst::s3::requests::{Asked, Requests};
 use tokio::sync::{Semaphore, watch};
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
@@ -79,6 +80,8 @@ pub struct Parts {
     pub channels: Channels,
     /// The own disk's part of the store, where there is one.
     pub cache: Option<Arc<CachedStore>>,
+    /// How often the bucket was asked, where there is one.
+    pub requests: Requests,
     /// Wall time.
     pub clock: Clock,
     /// Dice.
@@ -179,6 +182,16 @@ impl Node {
     pub(crate) fn cache_counts(&self) -> Counts {
         let cache = self.0.parts.cache.as_ref();
         cache.map(|cache| cache.counts()).unwrap_or_default()
+    }
+
+    /// How often the bucket was asked.
+    pub(crate) fn asked(&self) -> Asked {
+        self.0.parts.requests.asked()
+    }
+
+    /// Writes handed to other nodes, and their bytes.
+    pub(crate) fn forwarded(&self) -> (u64, u64) {
+        self.0.parts.peers.forwarded()
     }
 
     /// What `/metrics` counts.

@@ -344,6 +344,8 @@ impl Writing {
                 let stats = &self.answer.stats;
                 let scanned = &self.node.counters().rows_scanned;
                 scanned.fetch_add(stats.rows_scanned(), Ordering::Relaxed);
+                let moved = &self.node.counters().bytes_moved;
+                moved.fetch_add(stats.bytes_moved(), Ordering::Relaxed);
                 if stats.truncated() && !self.says_truncated && !self.limited_by_request() {
                     return Err(self.too_many());
                 }
@@ -445,6 +447,7 @@ fn stats_json(stats: &QueryStats, timing: Timing) -> Value {
         "bytes_scanned": stats.bytes_scanned(),
         "files_considered": stats.files_considered(),
         "files_read": stats.files_read(),
+        "bytes_moved": stats.bytes_moved(),
         "memory_peak_bytes": stats.memory_peak_bytes(),
         "staleness_ms": timing.staleness_ms,
     })
