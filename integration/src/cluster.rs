@@ -268,6 +268,8 @@ impl Cluster {
             Ok(())
         })
         .await
+    }
+
     /// A client of the real etcd.
     pub async fn etcd_client(&self) -> Result<Client> {
         let etcd = self.etcd.as_ref().context("a real etcd")?;

@@ -85,6 +85,7 @@ impl Side {
                     brokers: NODES as u16,
                     bucket: true,
                     config: FLUSH.to_owned(),
+                    ..Plan::default()
                 };
                 let cluster = Box::new(Cluster::start(binary, folder, &plan).await?);
                 led(&cluster, |_| true).await?;
@@ -112,7 +113,7 @@ impl Side {
     fn doors(&self) -> Vec<Http> {
         match self {
             Self::One(node) => vec![node.http.clone()],
-            Self::Apart(cluster) => cluster.nodes.iter().map(|node| node.http.clone()).collect(),
+            Self::Apart(cluster) => cluster.doors(),
         }
     }
 
@@ -121,7 +122,7 @@ impl Side {
         let pids = match self {
             Self::One(node) => vec![node.pid()],
             Self::Apart(cluster) => {
-                let nodes = cluster.nodes.iter().chain([&cluster.meta]);
+                let nodes = cluster.nodes.iter().chain(&cluster.metas);
                 nodes.map(Standalone::pid).collect()
             }
         };
