@@ -22,7 +22,6 @@ use integration::standalone::{Setup, Standalone};
 use integration::{compare, disk, process, wait};
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use tokio::time::Instant;
 
 use crate::data::{BATCH_LINES, Data};
 use crate::loader::{self, Load, Target};
@@ -88,7 +87,7 @@ impl Side {
                     ..Plan::default()
                 };
                 let cluster = Box::new(Cluster::start(binary, folder, &plan).await?);
-                led(&cluster, |_| true).await?;
+                cluster.served(SHARDS, SETTLED_WITHIN).await?;
                 Self::Apart(cluster)
             }
         };
@@ -350,7 +349,14 @@ async fn ask_both(one: &Side, apart: &Side, rounds: usize, report: &mut Report) 
             .await?;
         ensure!(told.status == 202, "{drain}: {} {}", told.status, told.body);
     }
-    led(cluster, |leader| leader == Some(0)).await?;
+    wait::until("c0 leads all shards", SETTLED_WITHIN, || async {
+        let shards = cluster.shards(0).await?;
+        let at_first = shards.iter().all(|led| led.leader == Some(0));
+        ensure!(at_first, "{shards:?}");
+        Ok(())
+    })
+    .await?;
+    cluster.served(SHARDS, SETTLED_WITHIN).await?;
     let single = in_turns(node, &cluster.nodes[0].http, 1, rounds, report).await?;
     report.line(format!(
         "queries: geometric mean {three:.2}x one process over {NODES} nodes, {single:.2}x over one node; load {:.2}",
@@ -414,21 +420,4 @@ fn line(query: &Query, rows: usize, times: (&[Duration], &[Duration]), moved: u6
         spread / alone
     );
     json!({ "query": query.name, "rows": rows, "one process": alone, "cluster": spread, "bytes_moved": moved })
-}
-
-/// Waits until every shard is served by a leader as wanted, as each of the nodes is told.
-async fn led(cluster: &Cluster, wanted: impl Fn(Option<usize>) -> bool) -> Result<()> {
-    let (began, wanted) = (Instant::now(), &wanted);
-    let settled = wait::until("shards are led", SETTLED_WITHIN, || async move {
-        for told_by in 0..cluster.nodes.len() {
-            let shards = cluster.shards(told_by).await?;
-            let led = |shard: &integration::cluster::Led| shard.served && wanted(shard.leader);
-            let all = shards.len() == SHARDS as usize && shards.iter().all(led);
-            ensure!(all, "c{told_by} is told of {shards:?}");
-        }
-        Ok(())
-    });
-    settled
-        .await
-        .with_context(|| format!("{:.1?}", began.elapsed()))
 }
