@@ -3,7 +3,11 @@
 //! Reads the resources of `/v1` and prints them as they come: a list as a table, one thing as a
 //! line for each value; has shards moved and nodes emptied, and waits for that if asked to.
 //!
+//! Room: `doctor` (looks for what is broken).
+//!
 //! Never here: how a change is carried out.
+
+mod doctor;
 
 use std::borrow::Cow;
 use std::io::Write as _;
@@ -14,10 +18,12 @@ use auxo_client::Client;
 use clap::{Args, Subcommand, ValueEnum};
 use serde_json::{Map, Value, json};
 
+use crate::config::Config;
 use crate::config::units::Period;
+use crate::environment::Environment;
 use crate::exit::Exit;
 use crate::flags::ConnectionArgs;
-use crate::output::Output;
+use crate::output::{Output, notice};
 use crate::sql::print::grid;
 
 /// A list is followed over at most so many pages.
@@ -43,7 +49,16 @@ enum Layout {
 #[derive(Debug, Subcommand)]
 enum AdminCommand {
     /// The cluster on one screen; ends with 7 if something needs care
-    Status,
+    Status {
+        /// Show it again every two seconds until interrupted
+        #[arg(long)]
+        watch: bool,
+    },
+    /// Look for what is broken, here and in the cluster; ends with 7 if anything is
+    Doctor,
+    /// What meta keeps in etcd
+    #[command(subcommand)]
+    Meta(MetaVerb),
     /// Nodes: what they lead and how loaded they are
     #[command(subcommand)]
     Node(NodeVerb),
@@ -56,6 +71,12 @@ enum AdminCommand {
     /// Procedures: what is being changed
     #[command(subcommand)]
     Procedure(Verb),
+}
+
+#[derive(Debug, Subcommand)]
+enum MetaVerb {
+    /// Read all of it and name what does not hold; ends with 7 if anything does not
+    Check,
 }
 
 #[derive(Debug, Subcommand)]
@@ -108,10 +129,26 @@ enum ShardVerb {
 /// Time between two looks at what is waited for.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 
+/// Time between two screens of what is watched.
+const WATCH_EVERY: Duration = Duration::from_secs(2);
+
+/// What clears a terminal.
+const CLEAR: &str = "\x1b[H\x1b[2J";
+
 /// Runs the subcommand.
-pub(crate) async fn run(args: &AdminArgs, client: &Client) -> anyhow::Result<Exit> {
+pub(crate) async fn run(
+    args: &AdminArgs,
+    client: &Client,
+    config: &Config,
+    environment: &Environment,
+) -> anyhow::Result<Exit> {
     let (kind, verb) = match &args.command {
-        AdminCommand::Status => return status(client, args.output).await,
+        AdminCommand::Status { watch: false } => return status(client, args.output).await,
+        AdminCommand::Status { watch: true } => return watch(client, args.output).await,
+        AdminCommand::Doctor => {
+            return doctor::run(args.output, client, config, environment).await;
+        }
+        AdminCommand::Meta(MetaVerb::Check) => return meta_check(client, args.output).await,
         AdminCommand::Node(NodeVerb::Look(verb)) => ("nodes", verb),
         AdminCommand::Node(NodeVerb::Drain { name, wait }) => {
             let accepted = client.post(&["v1", "nodes", name, "drain"], &[]).await?;
@@ -229,6 +266,43 @@ async fn list(client: &Client, path: &[&str]) -> anyhow::Result<Vec<Value>> {
         }
     }
     anyhow::bail!("{} has more than {PAGES_MAX} pages", path.join("/"))
+}
+
+/// Shows the cluster until interrupted, also while nobody answers.
+async fn watch(client: &Client, layout: Layout) -> anyhow::Result<Exit> {
+    loop {
+        if Output::is_terminal() {
+            let mut output = Output::stdout();
+            output.write(CLEAR.as_bytes())?;
+            output.finish()?;
+        }
+        if let Err(error) = status(client, layout).await {
+            if error.downcast_ref::<std::io::Error>().is_some() {
+                // Nobody reads what is written.
+                return Err(error);
+            }
+            notice(format_args!("{error:#}"));
+        }
+        tokio::time::sleep(WATCH_EVERY).await;
+    }
+}
+
+/// Prints a line for each violation.
+async fn meta_check(client: &Client, layout: Layout) -> anyhow::Result<Exit> {
+    let told = client.get(&["v1", "meta", "check"], &[]).await?;
+    let violations = told["violations"]
+        .as_array()
+        .context("no violations told")?;
+    let mut output = Output::stdout();
+    match layout {
+        Layout::Json => writeln!(output, "{told}")?,
+        Layout::Table => write_items(violations, &mut output)?,
+    }
+    output.finish()?;
+    Ok(match violations.is_empty() {
+        true => Exit::Done,
+        false => Exit::Unhealthy,
+    })
 }
 
 async fn status(client: &Client, layout: Layout) -> anyhow::Result<Exit> {

@@ -21,7 +21,7 @@ use auxo_compute_node::session::client::MetaClient;
 use auxo_compute_node::session::doors::{Dial, Doors};
 use auxo_compute_node::session::{Session, SessionConfig};
 use auxo_compute_node::verbs::EngineVerbs;
-use auxo_engine::{Engine, Ground, LocalTerms, Settings};
+use auxo_engine::{Engine, Ground, LocalTerms, Settings, Shard};
 use auxo_proto::clock::Clock;
 use auxo_proto::pb::node::forwarding_server::ForwardingServer;
 use auxo_proto::random::Random;
@@ -37,6 +37,7 @@ use crate::environment::Environment;
 use crate::exit;
 use crate::services::{Closing, Services};
 use crate::standalone::data_dir::DataDir;
+use crate::version::VERSION;
 
 /// How a compute node reaches the others, and they it.
 pub(crate) struct Network {
@@ -54,6 +55,7 @@ pub(crate) struct Network {
 pub(crate) struct Compute {
     node: Node,
     engine: Engine,
+    session: Session,
     addresses: Vec<String>,
     tasks: TaskTracker,
     stop: CancellationToken,
@@ -64,6 +66,12 @@ pub(crate) struct Compute {
 
 /// Time to reach another node, and how often a silent connection to one is probed.
 const REACH_TIME: Duration = Duration::from_secs(2);
+
+/// How long the flush before a hand-over may take, and how long others may take to lead then.
+const HAND_OVER_TIME: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(5));
+
+/// How often it is looked whether others lead.
+const HAND_OVER_PAUSE: Duration = Duration::from_millis(50);
 
 /// Runs a compute node of a cluster until `shutdown` is cancelled.
 pub(crate) async fn run(
@@ -118,6 +126,7 @@ pub(crate) async fn run(
     });
     compute.say(&config, "compute");
     shutdown.cancelled().await;
+    compute.hand_over().await;
     let finished = compute.finish().await;
     stop.cancel();
     let ended = compute.stop().await.and(finished);
@@ -144,14 +153,19 @@ pub(crate) async fn bind_internal(config: &Config) -> Result<(TcpListener, Strin
             "listen.internal: one address is needed".to_owned(),
         ));
     };
-    if address.ip().is_unspecified() {
-        let detail =
-            format!("listen.internal: {address} tells other nodes nothing, name an interface");
+    let advertised = &config.listen.advertised;
+    if address.ip().is_unspecified() && advertised.is_empty() {
+        let detail = format!(
+            "listen.internal: {address} tells other nodes nothing, name an interface, or set listen.advertised"
+        );
         return Err(exit::usage(detail));
     }
     let listener = TcpListener::bind(address).await;
     let listener = listener.with_context(|| format!("listen.internal {address}"))?;
-    let address = listener.local_addr()?.to_string();
+    let address = match advertised.is_empty() {
+        true => listener.local_addr()?.to_string(),
+        false => advertised.clone(),
+    };
     Ok((listener, address))
 }
 
@@ -211,7 +225,7 @@ impl Compute {
                 internal: network.internal,
                 zone: config.zone.clone(),
                 labels: Default::default(),
-                build: env!("CARGO_PKG_VERSION").to_owned(),
+                build: VERSION.to_owned(),
                 directory: data_dir.path("node"),
             },
             network.doors.clone(),
@@ -232,12 +246,13 @@ impl Compute {
         };
         let node = Node::new(Parts {
             name: config.node.clone(),
-            version: env!("CARGO_PKG_VERSION").to_owned(),
+            version: VERSION.to_owned(),
             engine: engine.clone(),
             query: Arc::new(Query::new(&query, clock.clone())?),
-            session,
+            session: session.clone(),
             meta: MetaClient::new(network.doors, clock.clone(), random.clone()),
             cache: services.cache,
+            requests: services.requests,
             channels: Channels::new(Arc::clone(&network.dial)),
             peers: Peers::new(network.dial, tasks.clone(), stop.clone()),
             clock,
@@ -254,6 +269,7 @@ impl Compute {
         Ok(Self {
             node,
             engine,
+            session,
             addresses,
             tasks,
             stop,
@@ -282,6 +298,34 @@ impl Compute {
             tracing::info!("SQL, line protocol and metrics at http://{address}");
         }
         tracing::info!(data = %config.data_dir.display(), node = self.node.name(), "{what}");
+    }
+
+    /// Has others lead what this node leads, and serves on until they do, as far as meta is there to see
+    /// to it. What is flushed before they need not replay.
+    async fn hand_over(&self) {
+        if !*self.session.connected().borrow() {
+            return;
+        }
+        let led = self.engine.shards();
+        tracing::info!(
+            shards = led.len(),
+            "stopping: others are to lead what this node leads"
+        );
+        let flushed = futures::future::join_all(led.iter().map(Shard::flush));
+        // A store that is away keeps nobody: the log has what is not flushed.
+        let _ = tokio::time::timeout(HAND_OVER_TIME.0, flushed).await;
+        self.session.leave();
+        let handed_over = async {
+            while !self.engine.shards().iter().all(Shard::is_fenced) {
+                tokio::time::sleep(HAND_OVER_PAUSE).await;
+            }
+        };
+        if tokio::time::timeout(HAND_OVER_TIME.1, handed_over)
+            .await
+            .is_err()
+        {
+            tracing::warn!("not all shards were taken over in time");
+        }
     }
 
     /// Ends requests under way and gives up every shard, flushed.

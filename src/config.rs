@@ -68,6 +68,8 @@ pub(crate) struct Listen {
     pub(crate) public: Vec<SocketAddr>,
     /// For nodes among each other.
     pub(crate) internal: Vec<SocketAddr>,
+    /// Where other nodes find `internal`, as `HOST:PORT`; at its own address unless set.
+    pub(crate) advertised: String,
 }
 
 /// `[meta]`
@@ -242,6 +244,7 @@ impl Default for Listen {
         Self {
             public: loopback(7400),
             internal: loopback(7401),
+            advertised: String::new(),
         }
     }
 }
@@ -375,6 +378,12 @@ impl Config {
         if self.listen.public.is_empty() {
             found.push("\"listen.public\" is empty: nobody could connect".to_owned());
         }
+        let advertised = &self.listen.advertised;
+        if !advertised.is_empty() && !is_host_and_port(advertised) {
+            found.push(format!(
+                "\"listen.advertised\" is {advertised:?}, which is no HOST:PORT"
+            ));
+        }
         let store = &self.store;
         if let Some(endpoint) = store.endpoint.given() {
             if store.url.bucket().is_none() {
@@ -413,4 +422,11 @@ impl Config {
         }
         found
     }
+}
+
+fn is_host_and_port(address: &str) -> bool {
+    let parts = address.rsplit_once(':');
+    parts.is_some_and(|(host, port)| {
+        !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port > 0)
+    })
 }

@@ -45,7 +45,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 /// Without a command: one process on this machine that needs no configuration, keeps its data in
 /// ./auxo-data and listens on 127.0.0.1:7400.
 #[derive(Debug, Parser)]
-#[command(name = "auxo", version, max_term_width = 100, after_help = EXIT_CODES)]
+#[command(name = "auxo", version = version::VERSION, max_term_width = 100, after_help = EXIT_CODES)]
 struct Arguments {
     #[command(flatten)]
     global: GlobalArgs,
@@ -168,6 +168,11 @@ fn run(arguments: Arguments) -> anyhow::Result<Exit> {
         loaded.config.log.level = "warn".parse().map_err(anyhow::Error::msg)?;
     }
     logging::start(&loaded.config.log)?;
+    if auxo_engine::UNFENCED {
+        tracing::warn!(
+            "built without the fence: this binary loses acknowledged rows, for tests only"
+        );
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .thread_stack_size(STACK_BYTES)
@@ -212,7 +217,9 @@ async fn command(
         }
         Some(Command::Write(args)) => write::run(&args, &client()?, global.quiet).await,
         Some(Command::Bench(args)) => bench::run(&args, &client()?, global.quiet).await,
-        Some(Command::Admin(args)) => admin::run(&args, &client()?).await,
+        Some(Command::Admin(args)) => {
+            admin::run(&args, &client()?, &loaded.config, &environment).await
+        }
         Some(Command::Config(args)) => config::show::run(&args, &loaded),
         Some(Command::Version(args)) => version::run(&args, client).await,
     }

@@ -6,6 +6,7 @@
 //! Never here: what meta decides.
 
 use anyhow::{Context, Result};
+use auxo_meta_service::store::connect;
 use auxo_meta_service::{MetaConfig, MetaServer};
 use auxo_proto::clock::Clock;
 use auxo_proto::random::Random;
@@ -15,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use crate::compute::bind_internal;
 use crate::config::Config;
 use crate::standalone::data_dir::DataDir;
+use crate::version::VERSION;
 
 /// Runs a meta node until `shutdown` is cancelled.
 pub(crate) async fn run(mut config: Config, shutdown: CancellationToken) -> Result<()> {
@@ -36,7 +38,7 @@ pub(crate) async fn run(mut config: Config, shutdown: CancellationToken) -> Resu
     };
     let client = match &embedded {
         Some(etcd) => etcd_client::Client::from_channel(etcd.channel(), None).await,
-        None => etcd_client::Client::connect(&config.meta.etcd, None).await,
+        None => connect(&config.meta.etcd).await,
     };
     let started = async {
         let client = client.with_context(|| format!("meta.etcd {:?}", config.meta.etcd))?;
@@ -44,7 +46,7 @@ pub(crate) async fn run(mut config: Config, shutdown: CancellationToken) -> Resu
             cluster: config.cluster.clone(),
             name: config.node.clone(),
             api: address.clone(),
-            build: env!("CARGO_PKG_VERSION").to_owned(),
+            build: VERSION.to_owned(),
             shards: config.meta.shards,
             wal_service: config.wal.url.service().to_owned(),
         };

@@ -13,6 +13,7 @@ use auxo_sst::cache::{BLOCK, CachedStore};
 use auxo_sst::local_store::LocalStore;
 use auxo_sst::s3::address::Bucket;
 use auxo_sst::s3::credentials::Credentials as Keys;
+use auxo_sst::s3::requests::Requests;
 use auxo_sst::s3::{S3Settings, S3Store, SetupError};
 use auxo_sst::store_check::{self, CheckError};
 use auxo_wal_adapters::Wal;
@@ -40,6 +41,8 @@ pub(crate) struct Services {
     pub(crate) cache: Option<Arc<CachedStore>>,
     /// Where files go, rooted at the cluster's prefix.
     pub(crate) store: Arc<dyn ObjectStore>,
+    /// How often the bucket was asked, where there is one.
+    pub(crate) requests: Requests,
 }
 
 impl Services {
@@ -55,13 +58,14 @@ impl Services {
         let durability = wal.check().await;
         let durability = durability.with_context(|| format!("wal.url {}", config.wal.url))?;
         tracing::info!(url = %config.wal.url, ?durability, "write-ahead log");
-        let store = store(&config.store, environment, random).await?;
+        let (store, requests) = store(&config.store, environment, random).await?;
         let cache = cache(config, &store)?;
         Ok(Self {
             wal,
             closing,
             cache: cache.clone(),
             store: cache.map_or(store, |cache| cache as _),
+            requests,
         })
     }
 }
@@ -94,7 +98,10 @@ fn folder(url: &str) -> Option<PathBuf> {
         .map(|path| Path::new(path).to_owned())
 }
 
-async fn wal(config: &Config, random: &Random) -> Result<(Arc<dyn Wal>, Closing)> {
+/// The log that is configured.
+///
+/// * errors: name the key of the configuration and its URL.
+pub(crate) async fn wal(config: &Config, random: &Random) -> Result<(Arc<dyn Wal>, Closing)> {
     let url = config.wal.url.as_str();
     let named = || format!("wal.url {url}");
     if let Some(folder) = folder(url) {
@@ -120,16 +127,24 @@ async fn wal(config: &Config, random: &Random) -> Result<(Arc<dyn Wal>, Closing)
     bail!("wal.url {url}: this version has kafka://BROKERS, local://DIR or memory://")
 }
 
-async fn store(
+/// The store that is configured, checked.
+///
+/// * errors: name the keys of the configuration, and what the store lacks.
+pub(crate) async fn store(
     config: &Store,
     environment: &Environment,
     random: &Random,
-) -> Result<Arc<dyn ObjectStore>> {
+) -> Result<(Arc<dyn ObjectStore>, Requests)> {
     let url = config.url.as_str();
     let named = || format!("store.url {url}");
+    let mut requests = Requests::default();
     let store: Arc<dyn ObjectStore> = match (folder(url), config.url.bucket()) {
         (Some(folder), _) => Arc::new(LocalStore::open(&folder).with_context(named)?),
-        (_, Some(bucket)) => Arc::new(bucket_store(config, bucket, environment)?),
+        (_, Some(bucket)) => {
+            let store = bucket_store(config, bucket, environment)?;
+            requests = store.requests();
+            Arc::new(store)
+        }
         _ if url == "memory://" => Arc::new(InMemory::new()),
         _ => {
             bail!("store.url {url}: this version has s3://BUCKET/PREFIX, local://DIR or memory://")
@@ -146,7 +161,7 @@ async fn store(
         Err(error) => return Err(error).with_context(named),
     }
     tracing::info!(url, endpoint = %config.endpoint, "object store");
-    Ok(store)
+    Ok((store, requests))
 }
 
 /// The same store, read through blocks on disk, where it is far and there is room for one.

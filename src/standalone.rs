@@ -23,6 +23,7 @@ use crate::compute::{Compute, Network, bind};
 use crate::config::Config;
 use crate::environment::Environment;
 use crate::services::Services;
+use crate::version::VERSION;
 use data_dir::DataDir;
 
 /// Runs a node of every kind in this process until `shutdown` is cancelled.
@@ -74,7 +75,7 @@ async fn start(
         MetaConfig {
             cluster: config.cluster.clone(),
             name: config.node.clone(),
-            build: env!("CARGO_PKG_VERSION").to_owned(),
+            build: VERSION.to_owned(),
             shards: config.meta.shards,
             wal_service: config.wal.url.service().to_owned(),
             ..MetaConfig::default()

@@ -25,6 +25,8 @@ pub struct Counters {
     pub statements_failed: AtomicU64,
     /// Rows handed to plans by scans.
     pub rows_scanned: AtomicU64,
+    /// Bytes of rows that other nodes sent to queries of this one.
+    pub bytes_moved: AtomicU64,
 }
 
 /// Every metric: name, kind, meaning.
@@ -131,6 +133,37 @@ pub const CATALOGUE: &[(&str, &str, &str)] = &[
         "counter",
         "Blocks that found no place on the own disk",
     ),
+    (
+        "auxo_forward_writes_total",
+        "counter",
+        "Batches handed to the node that leads their shard",
+    ),
+    (
+        "auxo_forward_bytes_total",
+        "counter",
+        "Bytes of those batches",
+    ),
+    (
+        "auxo_query_moved_bytes_total",
+        "counter",
+        "Bytes of rows that other nodes sent to queries of this one",
+    ),
+    (
+        "auxo_store_puts_total",
+        "counter",
+        "Objects written to the bucket; repetitions by the client are not counted, here and below",
+    ),
+    (
+        "auxo_store_gets_total",
+        "counter",
+        "Reads of objects of the bucket",
+    ),
+    ("auxo_store_lists_total", "counter", "Lists of the bucket"),
+    (
+        "auxo_store_deletes_total",
+        "counter",
+        "Objects deleted from the bucket",
+    ),
     ("auxo_store_files", "gauge", "Live files of the shard"),
     (
         "auxo_store_file_bytes",
@@ -146,7 +179,15 @@ pub fn page(node: &Node) -> String {
     let budget = node.engine().budget();
     let mut page = String::new();
     let cache = node.cache_counts();
+    let (asked, (forwarded, forwarded_bytes)) = (node.asked(), node.forwarded());
     let single = [
+        ("auxo_store_puts_total", asked.puts),
+        ("auxo_store_gets_total", asked.gets),
+        ("auxo_store_lists_total", asked.lists),
+        ("auxo_store_deletes_total", asked.deletes),
+        ("auxo_forward_writes_total", forwarded),
+        ("auxo_forward_bytes_total", forwarded_bytes),
+        ("auxo_query_moved_bytes_total", count(&counters.bytes_moved)),
         ("auxo_cache_hits_total", cache.hits),
         ("auxo_cache_misses_total", cache.misses),
         ("auxo_cache_damaged_total", cache.damaged),

@@ -16,6 +16,7 @@ use auxo_proto::random::Random;
 use auxo_proto::topology::Catalog;
 use auxo_query::Query;
 use auxo_sst::cache::{CachedStore, Counts};
+use auxo_sst::s3::requests::{Asked, Requests};
 use tokio::sync::{Semaphore, watch};
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
@@ -38,7 +39,7 @@ pub const DEFAULT_TENANT: TenantId = TenantId(1);
 pub const DEFAULT_DATABASE: &str = "main";
 
 /// Longest wait for a change of the model.
-const DDL_TIME: Duration = Duration::from_secs(30);
+pub const DDL_TIME: Duration = Duration::from_secs(30);
 
 /// What requests may ask for.
 #[derive(Clone, Debug)]
@@ -79,6 +80,8 @@ pub struct Parts {
     pub channels: Channels,
     /// The own disk's part of the store, where there is one.
     pub cache: Option<Arc<CachedStore>>,
+    /// How often the bucket was asked, where there is one.
+    pub requests: Requests,
     /// Wall time.
     pub clock: Clock,
     /// Dice.
@@ -179,6 +182,16 @@ impl Node {
     pub(crate) fn cache_counts(&self) -> Counts {
         let cache = self.0.parts.cache.as_ref();
         cache.map(|cache| cache.counts()).unwrap_or_default()
+    }
+
+    /// How often the bucket was asked.
+    pub(crate) fn asked(&self) -> Asked {
+        self.0.parts.requests.asked()
+    }
+
+    /// Writes handed to other nodes, and their bytes.
+    pub(crate) fn forwarded(&self) -> (u64, u64) {
+        self.0.parts.peers.forwarded()
     }
 
     /// What `/metrics` counts.
@@ -285,15 +298,21 @@ impl Node {
         }
     }
 
-    /// Has a change of the model carried out and waits until this node's catalog shows it.
-    pub async fn change(&self, tenant: TenantId, ddl: Ddl) -> Result<Changed, Failure> {
+    /// Has a change of the model carried out and waits until this node's catalog shows it, `within` at
+    /// most.
+    pub async fn change(
+        &self,
+        tenant: TenantId,
+        ddl: Ddl,
+        within: Duration,
+    ) -> Result<Changed, Failure> {
         let request = DdlRequest {
             tenant,
             ddl,
             request_key: None,
         };
-        let deadline = Instant::now() + DDL_TIME;
-        let changed = self.0.parts.meta.ddl(request, DDL_TIME).await?;
+        let deadline = Instant::now() + within;
+        let changed = self.0.parts.meta.ddl(request, within).await?;
         match self
             .0
             .parts

@@ -87,6 +87,7 @@ struct Inner {
     catalog: watch::Sender<Arc<Catalog>>,
     node: watch::Sender<Option<NodeId>>,
     connected: watch::Sender<bool>,
+    leaving: CancellationToken,
     stop: CancellationToken,
 }
 
@@ -130,6 +131,7 @@ impl Session {
             catalog: watch::Sender::new(Arc::new(Catalog::new(topology))),
             node: watch::Sender::new(node),
             connected: watch::Sender::new(false),
+            leaving: CancellationToken::new(),
             stop,
         }));
         tasks.spawn(session.clone().run());
@@ -153,6 +155,12 @@ impl Session {
         self.0.connected.subscribe()
     }
 
+    /// Tells meta that this node is about to stop, so that others lead what it leads. The session goes on
+    /// to hear of topologies, and is not made again once it ends.
+    pub fn leave(&self) {
+        self.0.leaving.cancel();
+    }
+
     /// Waits until the catalog is at least of that number; says whether it is by the deadline.
     pub async fn wait_topology(&self, number: u64, deadline: Instant) -> bool {
         let mut catalog = self.catalog();
@@ -170,6 +178,9 @@ impl Session {
                 () = self.0.stop.cancelled() => return,
             };
             self.0.connected.send_replace(false);
+            if self.0.leaving.is_cancelled() {
+                return;
+            }
             let wait = match ended {
                 stream::End::Broke { welcomed, why } => {
                     tracing::info!(address, why, "session with meta ended");
@@ -183,7 +194,11 @@ impl Session {
                     self.0.doors.leads(&leader);
                     PAUSE.0
                 }
-                stream::End::Retry(after) => after.min(PAUSE.1),
+                stream::End::Retry(after) => {
+                    // It may be cut off from those who know better.
+                    self.0.doors.failed(&address);
+                    after.min(PAUSE.1)
+                }
                 stream::End::Bye(why) => {
                     tracing::error!(address, why, "meta does not take this node");
                     PAUSE_BYE

@@ -10,8 +10,10 @@ use auxo_proto::ids::{BatchId, Seq, ShardId, TenantId};
 use auxo_proto::topology::Catalog;
 use auxo_query::{Answer, Delete, Insert, Limits, Params, QueryPlan, Scope, Statement, rows_of};
 use futures::{StreamExt, TryStreamExt, stream};
+use tokio::time::Instant;
 
-use crate::node::Node;
+use crate::node::{DDL_TIME, Node};
+use crate::reading::places::Freshness;
 use crate::write::{TableRows, WriteRequest, WriteSummary};
 
 /// Rows that one INSERT hands to the shards at once.
@@ -36,6 +38,8 @@ pub struct Ask<'a> {
     pub batch: Option<BatchId>,
     /// What it may take.
     pub limits: Limits,
+    /// How fresh the rows of a query have to be; an INSERT reads what is acked.
+    pub freshness: Freshness,
 }
 
 /// What a statement came to.
@@ -68,7 +72,7 @@ impl Node {
         }
         match statement {
             Statement::Query(plan) => {
-                let answer = match self.answer(*plan, &catalog, ask.limits).await {
+                let answer = match self.answer(*plan, &catalog, &ask).await {
                     Err(failure) if failure.code == ErrorCode::NoLeader => {
                         self.answer_again(&ask, failure).await?
                     }
@@ -87,7 +91,8 @@ impl Node {
             }
             Statement::Ddl(ddl) => {
                 self.admit()?;
-                self.change(ask.tenant, ddl).await?;
+                let left = ask.limits.deadline.duration_since(Instant::now());
+                self.change(ask.tenant, ddl, left.min(DDL_TIME)).await?;
                 Ok(Done::Changed)
             }
         }
@@ -98,9 +103,12 @@ impl Node {
         &self,
         plan: QueryPlan,
         catalog: &Catalog,
-        limits: Limits,
+        ask: &Ask<'_>,
     ) -> Result<Answer, Failure> {
-        let snapshots = self.places().snapshots(catalog, limits.deadline);
+        let limits = ask.limits;
+        let snapshots = self
+            .places()
+            .snapshots(catalog, limits.deadline, ask.freshness);
         let mut answer = self.query().execute(plan, snapshots, limits).await?;
         // Without a first batch the stream has ended and must not be asked again.
         let first = answer.batches.next().await;
@@ -120,7 +128,7 @@ impl Node {
             database: ask.database,
         };
         match self.query().prepare(scope, ask.sql, ask.params)? {
-            Statement::Query(plan) => self.answer(*plan, &catalog, ask.limits).await,
+            Statement::Query(plan) => self.answer(*plan, &catalog, ask).await,
             _ => Err(lost),
         }
     }
@@ -139,7 +147,9 @@ impl Node {
             bytes: u64::MAX,
             ..ask.limits
         };
-        let snapshots = self.places().snapshots(&catalog, limits.deadline);
+        let snapshots = self
+            .places()
+            .snapshots(&catalog, limits.deadline, Freshness::Strong);
         let mut answer = self.query().execute(*query, snapshots, limits).await?;
         let schema = Arc::clone(&answer.schema);
         let at_once = match ask.batch {

@@ -164,11 +164,15 @@ struct Node {
 }
 
 async fn node(channel: &Channel, directory: &Path) -> Node {
+    node_called("node-1", channel, directory).await
+}
+
+async fn node_called(name: &str, channel: &Channel, directory: &Path) -> Node {
     let engine = Arc::new(Remembers::default());
     let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
     let doors = Doors::one(channel.clone());
     let config = SessionConfig {
-        name: "node-1".to_owned(),
+        name: name.to_owned(),
         public: "127.0.0.1:1".to_owned(),
         internal: String::new(),
         zone: String::new(),
@@ -319,6 +323,32 @@ async fn a_restarted_node_is_the_same_node_and_leads_under_the_same_epochs() {
     let deadline = Instant::now() + PATIENCE;
     assert!(second.session.wait_topology(made.topology, deadline).await);
     second.ddl(create("mem", 2)).await.unwrap();
+    second.stop().await;
+    meta.stop().await;
+    etcd.server.stop().await;
+}
+
+#[tokio::test]
+async fn who_leaves_hears_who_leads_now() {
+    let directories = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    let etcd = etcd().await;
+    let (meta, channel) = etcd.meta().await;
+    let first = node(&channel, directories[0].path()).await;
+    first.opened(2).await;
+    let second = node_called("node-2", &channel, directories[1].path()).await;
+    let mut known = second.session.node();
+    let known = tokio::time::timeout(PATIENCE, known.wait_for(Option::is_some));
+    let id = *known.await.unwrap().unwrap();
+    first.session.leave();
+    let mut catalog = first.session.catalog();
+    let led = catalog.wait_for(|catalog| {
+        let shards = &catalog.topology().shards;
+        !shards.is_empty() && shards.iter().all(|shard| shard.leader == id)
+    });
+    tokio::time::timeout(PATIENCE, led).await.unwrap().unwrap();
+    let opened = second.opened(2).await;
+    assert!(opened.iter().all(|(_, epoch)| *epoch > 1), "{opened:?}");
+    first.stop().await;
     second.stop().await;
     meta.stop().await;
     etcd.server.stop().await;

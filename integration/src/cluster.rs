@@ -1,5 +1,6 @@
-//! A small cluster of real processes: Kafka, one meta node, some compute nodes on one store, which is
-//! a bucket or a folder.
+//! A small cluster of real processes: Kafka, one meta node on its own etcd or several on a real one, some
+//! compute nodes on one store, which is a bucket or a folder; with proxies between them where wanted
+//! ([`ways`]).
 //!
 //! Never here: what a test expects of it.
 
@@ -7,18 +8,29 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
+use etcd_client::{Client, GetOptions, SortOrder, SortTarget};
 use reqwest::Method;
 use rustix::process::Signal;
 use serde_json::Value;
 
+use crate::http::Http;
+use crate::servers::etcd::Etcd;
 use crate::servers::kafka::{self, Kafka};
 use crate::servers::ports;
 use crate::servers::versitygw::Versitygw;
 use crate::standalone::{Role, Setup, Standalone};
+use crate::wait;
+
+pub mod ways;
+
+use ways::Ways;
 
 /// Bucket and prefix of a cluster that has one.
 pub const BUCKET: &str = "rows/cluster";
+
+/// Where meta keeps what it knows in etcd.
+pub const ROOT: &str = "/auxo/auxo/";
 
 /// How long a node may take to end that was asked to: it flushes what it leads.
 const STOPPED_WITHIN: Duration = Duration::from_secs(120);
@@ -28,6 +40,10 @@ const STOPPED_WITHIN: Duration = Duration::from_secs(120);
 pub struct Plan {
     /// Compute nodes.
     pub nodes: usize,
+    /// Meta nodes; more than one need an etcd besides them.
+    pub metas: usize,
+    /// Members of a real etcd, 1 or 3; without it the one meta node brings its own.
+    pub etcd: Option<usize>,
     /// Shards that meta begins with.
     pub shards: u32,
     /// Brokers of Kafka: 3, each row on at least two of them, or 1, which `wal.allow_weak` takes.
@@ -36,6 +52,8 @@ pub struct Plan {
     pub bucket: bool,
     /// Lines of configuration of every compute node besides addresses, log and store, as TOML.
     pub config: String,
+    /// Proxies between its processes, with this seed of their dice; none unless set.
+    pub proxies: Option<u64>,
 }
 
 impl Default for Plan {
@@ -43,10 +61,13 @@ impl Default for Plan {
     fn default() -> Self {
         Self {
             nodes: 2,
+            metas: 1,
+            etcd: None,
             shards: 2,
             brokers: 1,
             bucket: false,
             config: String::new(),
+            proxies: None,
         }
     }
 }
@@ -57,10 +78,14 @@ pub struct Cluster {
     pub kafka: Kafka,
     /// The server of its bucket, where it has one.
     pub s3: Option<Versitygw>,
-    /// How the meta node is started; it is called `m0`.
-    pub meta_setup: Setup,
-    /// The meta node.
-    pub meta: Standalone,
+    /// Proxies between its processes, where it was planned with them.
+    pub ways: Ways,
+    /// The etcd, where it is a real one.
+    pub etcd: Option<Etcd>,
+    /// How the meta nodes are started; they are called `m0`, `m1`, ….
+    pub meta_setups: Vec<Setup>,
+    /// The meta nodes.
+    pub metas: Vec<Standalone>,
     /// How the compute nodes are started; they are called `c0`, `c1`, ….
     pub setups: Vec<Setup>,
     /// The compute nodes.
@@ -72,58 +97,101 @@ impl Cluster {
     ///
     /// * `folder`: an empty directory for all of it but the files of Kafka and of the bucket.
     pub async fn start(binary: &Path, folder: &Path, plan: &Plan) -> Result<Self> {
-        let kafka = kafka::Setup::new(plan.brokers).start().await?;
-        let log = format!(
-            "[wal]\nurl = \"kafka://{}\"\nallow_weak = {}\n",
-            kafka.bootstrap(),
-            plan.brokers == 1
-        );
-        let [meta_port] = ports::free()?;
-        let make = |name: &str, role, config: String| -> Result<Setup> {
+        if plan.metas > 1 && plan.etcd.is_none() {
+            bail!("{} meta nodes need an etcd", plan.metas);
+        }
+        if plan.metas > 1 && plan.proxies.is_some() {
+            bail!("proxies lead to one meta node, not to {}", plan.metas);
+        }
+        let ways = match plan.proxies {
+            Some(seed) => Ways::bind(plan.nodes, plan.brokers, seed).await?,
+            None => Ways::default(),
+        };
+        let mut kafka = kafka::Setup::new(plan.brokers);
+        kafka.doors = ways.doors();
+        let kafka = kafka.start().await?;
+        ways.to_brokers(&kafka);
+        let etcd = match plan.etcd {
+            Some(members) => Some(Etcd::start(members).await?),
+            None => None,
+        };
+        let log = |bootstrap: &str| {
+            let allow_weak = plan.brokers == 1;
+            format!("[wal]\nurl = \"kafka://{bootstrap}\"\nallow_weak = {allow_weak}\n")
+        };
+        let make = |name: &str, role, port, config: String| -> Result<Setup> {
             let own = folder.join(name);
             std::fs::create_dir_all(&own).context("a folder of its own")?;
-            let [internal] = ports::free()?;
             let mut setup = Setup::new(binary, &own);
             setup.config = format!("node = \"{name}\"\n{config}");
             setup.role = role;
-            setup.internal = Some(internal);
+            setup.internal = Some(port);
             Ok(setup)
         };
-        let of_meta = format!("{log}[meta]\nshards = {}\n", plan.shards);
-        let mut meta_setup = make("m0", Role::Meta, of_meta)?;
-        meta_setup.internal = Some(meta_port);
-        let meta = meta_setup.spawn()?;
-        let (s3, store) = match plan.bucket {
+        let endpoints = etcd.as_ref().map_or_else(Vec::new, Etcd::endpoints);
+        let shards = plan.shards;
+        let of_meta = log(&kafka.bootstrap());
+        let of_meta = format!("{of_meta}[meta]\nshards = {shards}\netcd = {endpoints:?}\n");
+        let (mut meta_setups, mut members) = (Vec::new(), Vec::new());
+        for at in 0..plan.metas {
+            let [port] = ports::free()?;
+            let mut setup = make(&format!("m{at}"), Role::Meta, port, of_meta.clone())?;
+            setup.advertised = ways.meta_advertised;
+            members.push(format!("127.0.0.1:{port}"));
+            meta_setups.push(setup);
+        }
+        let metas = meta_setups.iter().map(Setup::spawn);
+        let metas = metas.collect::<Result<Vec<_>>>()?;
+        let s3 = match plan.bucket {
             true => {
                 let gateway = Versitygw::start().await?;
                 let (bucket, _) = BUCKET.split_once('/').context("a prefix")?;
                 gateway.make_bucket(bucket).await?;
-                let store = gateway.config(BUCKET);
-                (Some(gateway), store)
+                Some(gateway)
             }
-            false => {
-                let store = folder.join("store");
-                (
-                    None,
-                    format!("[store]\nurl = \"local://{}\"\n", store.display()),
-                )
-            }
+            false => None,
         };
-        let config = format!(
-            "{log}{store}[meta]\nmembers = [\"127.0.0.1:{meta_port}\"]\n{}",
-            plan.config
-        );
+        let folder_store = format!("[store]\nurl = \"local://{}/store\"\n", folder.display());
         let mut setups = Vec::new();
         for at in 0..plan.nodes {
-            setups.push(make(&format!("c{at}"), Role::Compute, config.clone())?);
+            let [port] = ports::free()?;
+            let mut store = match &s3 {
+                Some(gateway) => gateway.config(BUCKET),
+                None => folder_store.clone(),
+            };
+            let (mut bootstrap, mut members) = (kafka.bootstrap(), members.clone());
+            let mut advertised = None;
+            if plan.proxies.is_some() {
+                bootstrap = ways.bootstrap(at)?;
+                ways.meta[at].target(&members[0]);
+                members = vec![ways.meta[at].address()];
+                ways.peers[at].target(&format!("127.0.0.1:{port}"));
+                advertised = Some(ways.peers[at].port());
+                if let Some(gateway) = &s3 {
+                    let address = gateway.endpoint().trim_start_matches("http://");
+                    ways.s3[at].target(address);
+                    let endpoint = format!("http://{}", ways.s3[at].address());
+                    store = gateway.config_through(&endpoint, BUCKET);
+                }
+            }
+            let config = format!(
+                "{}{store}[meta]\nmembers = {members:?}\n{}",
+                log(&bootstrap),
+                plan.config
+            );
+            let mut setup = make(&format!("c{at}"), Role::Compute, port, config)?;
+            setup.advertised = advertised;
+            setups.push(setup);
         }
         let started = setups.iter().map(Setup::start);
         let nodes = futures::future::try_join_all(started).await?;
         Ok(Self {
             kafka,
             s3,
-            meta_setup,
-            meta,
+            ways,
+            etcd,
+            meta_setups,
+            metas,
             setups,
             nodes,
         })
@@ -143,9 +211,15 @@ impl Cluster {
                 bail!("c{at} ended with {status}\n{}", node.log_tail());
             }
         }
-        let status = self.meta.terminate(STOPPED_WITHIN).await.context("m0")?;
-        if !status.success() {
-            bail!("m0 ended with {status}\n{}", self.meta.log_tail());
+        for (at, meta) in self.metas.iter_mut().enumerate() {
+            let status = meta.terminate(STOPPED_WITHIN).await;
+            let status = status.with_context(|| format!("m{at}\n{}", meta.log_tail()))?;
+            if !status.success() {
+                bail!("m{at} ended with {status}\n{}", meta.log_tail());
+            }
+        }
+        if let Some(etcd) = &mut self.etcd {
+            etcd.stop().await?;
         }
         self.kafka.stop().await?;
         match &mut self.s3 {
@@ -163,12 +237,59 @@ impl Cluster {
             gateway.restart()?;
             gateway.ready().await?;
         }
+        if let Some(etcd) = &mut self.etcd {
+            for member in 0..etcd.endpoints().len() {
+                etcd.restart(member)?;
+            }
+            etcd.ready().await?;
+        }
         let ready = self.kafka.ready().await;
         ready.with_context(|| self.kafka.log_tail())?;
-        self.meta = self.meta_setup.spawn()?;
+        let metas = self.meta_setups.iter().map(Setup::spawn);
+        self.metas = metas.collect::<Result<_>>()?;
         let started = self.setups.iter().map(Setup::start);
         self.nodes = futures::future::try_join_all(started).await?;
         Ok(())
+    }
+
+    /// The doors of its compute nodes.
+    pub fn doors(&self) -> Vec<Http> {
+        self.nodes.iter().map(|node| node.http.clone()).collect()
+    }
+
+    /// Waits until that many shards are served, and no others are known, as every compute node hears it.
+    pub async fn served(&self, shards: u32, within: Duration) -> Result<()> {
+        wait::until("every shard is served", within, || async {
+            for node in 0..self.nodes.len() {
+                let led = self.shards(node).await?;
+                let all = led.len() == shards as usize && led.iter().all(|led| led.served);
+                ensure!(all, "c{node} hears of {led:?}");
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    /// A client of the real etcd.
+    pub async fn etcd_client(&self) -> Result<Client> {
+        let etcd = self.etcd.as_ref().context("a real etcd")?;
+        Ok(Client::connect(etcd.endpoints(), None).await?)
+    }
+
+    /// Which meta node leads, and the revision of etcd since which it does, as the real etcd says.
+    pub async fn leading_meta(&self) -> Result<(usize, i64)> {
+        let first = GetOptions::new()
+            .with_prefix()
+            .with_sort(SortTarget::Create, SortOrder::Ascend)
+            .with_limit(1);
+        let client = self.etcd_client().await?;
+        let campaigns = format!("{ROOT}leader/");
+        let found = client.kv_client().get(campaigns, Some(first)).await?;
+        let first = found.kvs().first().context("nobody leads")?;
+        let member: Value = serde_json::from_slice(first.value())?;
+        let name = member["name"].as_str().unwrap_or_default();
+        let number = name.strip_prefix('m').context("a meta node")?;
+        Ok((number.parse()?, first.create_revision()))
     }
 
     /// What meta lists, as a compute node passes it on.
@@ -201,6 +322,19 @@ impl Cluster {
             });
         }
         Ok(led)
+    }
+
+    /// Waits until that many shards are served, and no others are known, as every compute node hears it.
+    pub async fn served(&self, shards: u32, within: Duration) -> Result<()> {
+        wait::until("every shard is served", within, || async {
+            for node in 0..self.nodes.len() {
+                let known = self.shards(node).await?;
+                let all = known.len() == shards as usize && known.iter().all(|led| led.served);
+                ensure!(all, "c{node} hears of {known:?}");
+            }
+            Ok(())
+        })
+        .await
     }
 
     /// Which of the compute nodes leads a shard, as another one tells it.

@@ -34,6 +34,14 @@ impl Answer {
         serde_json::from_str(&self.body).unwrap_or(Value::Null)
     }
 
+    /// What it says if it is an error: the code of a problem object, else the sentence that clients of
+    /// InfluxDB are told.
+    pub fn said(&self) -> String {
+        let body = self.json();
+        let said = body["code"].as_str().or(body["error"].as_str());
+        said.unwrap_or_default().to_owned()
+    }
+
     /// The code of a problem object, empty if there is none.
     pub fn code(&self) -> String {
         self.json()["code"].as_str().unwrap_or_default().to_owned()

@@ -4,8 +4,9 @@
 //! a machine; it gets free ports on the loopback and a folder of its own, is ready when it answers as
 //! itself and not when a port is open, and ends with its owner, however that ends.
 //!
-//! Rooms: [`kafka`] (a cluster of one or three brokers), [`versitygw`] (S3 over a directory), [`watched`] (a process that does not outlive
-//! the program that started it), [`ports`] (where servers listen).
+//! Rooms: [`kafka`] (a cluster of one or three brokers), [`versitygw`] (S3 over a directory), [`racy_s3`]
+//! (a server that is to be refused), [`etcd`] (one or three members), [`watched`] (a process that does not
+//! outlive the program that started it), [`ports`] (where servers listen).
 //!
 //! Never here: what a test expects of a server, or a process found by its name.
 
@@ -18,8 +19,10 @@ use anyhow::{Context, Result, bail};
 
 use crate::duckdb::cache;
 
+pub mod etcd;
 pub mod kafka;
 pub mod ports;
+pub mod racy_s3;
 pub mod versitygw;
 pub mod watched;
 
@@ -28,6 +31,9 @@ pub const KAFKA: &str = "4.4.0";
 
 /// Release of versitygw, from the Go module proxy.
 pub const VERSITYGW: &str = "1.8.0";
+
+/// Release of etcd, from the Go module proxy.
+pub const ETCD: &str = "3.6.16";
 
 /// How often it is looked whether somebody else still installs.
 const LOCK_PAUSE: Duration = Duration::from_millis(100);

@@ -51,6 +51,8 @@ pub struct Setup {
     pub role: Role,
     /// Port of its internal listener, where it has one.
     pub internal: Option<u16>,
+    /// Port at which others are told to find that listener, where it is another one.
+    pub advertised: Option<u16>,
 }
 
 /// A running node.
@@ -77,6 +79,7 @@ impl Setup {
             port: None,
             role: Role::default(),
             internal: None,
+            advertised: None,
         }
     }
 
@@ -105,6 +108,9 @@ impl Setup {
         writeln!(file, "[listen]\npublic = [\"127.0.0.1:{port}\"]")?;
         if let Some(internal) = self.internal {
             writeln!(file, "internal = [\"127.0.0.1:{internal}\"]")?;
+        }
+        if let Some(advertised) = self.advertised {
+            writeln!(file, "advertised = \"127.0.0.1:{advertised}\"")?;
         }
         let log = self.folder.join("auxo.log");
         let stderr = File::options().create(true).append(true).open(&log)?;

@@ -8,12 +8,14 @@
 //! etcd client) · `election` (campaigns) · [`reign`] (guarded writes of one leadership) · [`lead`] (what a
 //! leader does) · [`cluster`] (what nodes say; pure) · [`placement`] (pure) · [`ddl`] (checks; pure)
 //! · [`scheduler`] · [`sessions`] (node streams) · [`published`] (the
-//! topology they are sent) · [`procedure`] · [`api`] · [`server`].
+//! topology they are sent) · [`procedure`] · [`api`] · [`server`] · [`conformance`] (the suite that it
+//! passes on every etcd).
 //!
 //! Never here: a row, a query, a log or a file of a shard.
 
 pub mod api;
 pub mod cluster;
+pub mod conformance;
 pub mod ddl;
 mod election;
 pub mod keys;

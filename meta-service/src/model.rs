@@ -1,11 +1,12 @@
 //! What should be: the values of every key in memory, typed, as of one revision of etcd.
 //!
 //! Rooms: [`values`] (a type for each value), [`change`] (what one txn writes, and what it rests
-//! on), [`mirror`] (keeps a model up to date by list and watch).
+//! on), [`mirror`] (keeps a model up to date by list and watch), [`check`] (what must hold of it).
 //!
 //! Never here: what *is* ([`crate::cluster`]), a decision, a clock, or a call to etcd.
 
 pub mod change;
+pub mod check;
 pub mod mirror;
 pub mod values;
 

@@ -15,12 +15,14 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::cluster::View;
 use crate::keys::{Key, Keys};
 use crate::model::Model;
 use crate::model::change::{Change, Keep, Write};
+use crate::model::check::{Violation, check};
 use crate::model::mirror::Mirror;
 use crate::model::values::ReignNumber;
-use crate::store::{CommitError, Expect, Put, Store, Txn};
+use crate::store::{CommitError, Expect, Put, ReadError, Store, Txn};
 
 /// Operations in one txn; etcd's limit is 128.
 pub const OPERATIONS_MAX: usize = 120;
@@ -166,6 +168,14 @@ impl Reign {
                 }
             }
         }
+    }
+
+    /// Reads everything in etcd, past the mirror, and says what does not hold of it.
+    pub async fn check(&self, view: &View) -> Result<Vec<Violation>, ReadError> {
+        let (revision, entries) = self.store.list(self.keys.root()).await?;
+        let entries = entries.into_iter();
+        let entries = entries.map(|mut entry| (std::mem::take(&mut entry.key), entry.into()));
+        Ok(check(&self.keys, revision, entries.collect(), view))
     }
 
     async fn seen(&self, revision: i64) -> Result<(), ()> {

@@ -229,24 +229,48 @@ pub(crate) async fn run(lead: Arc<Lead>, wishes: Wishes) {
 }
 
 async fn judge(lead: &Lead) {
-    let dead = lead.sessions.view(|view, now| view.expire(now));
+    let (dead, back) = lead.sessions.view(|view, now| {
+        let dead = view.expire(now);
+        (dead, lead.reign.mirror.read(|model| back(model, view)))
+    });
     for node in dead {
         tracing::warn!(%node, "node does not beat any more");
-        let now_ms = lead.reign.clock.now_ms();
-        let written = lead.reign.write(|model| {
-            let mut change = Change::new();
-            if let Some(mut value) = model.liveness.get(&node).cloned()
-                && value.verdict == Verdict::Online
-            {
-                value.verdict = Verdict::Offline;
-                value.since_ms = now_ms;
-                change.put(Key::Liveness(node), &value);
-            }
-            Ok::<_, ()>((change, ()))
-        });
-        if let Err(error) = written.await {
-            tracing::warn!(%node, %error, "verdict not written");
+        write_verdict(lead, node, Verdict::Offline).await;
+    }
+    for node in back {
+        tracing::info!(%node, "node beats again");
+        write_verdict(lead, node, Verdict::Online).await;
+    }
+}
+
+/// Nodes that are judged offline and are heard again on a stream that never broke, so that no Hello of
+/// theirs lifts the verdict.
+fn back(model: &Model, view: &View) -> Vec<NodeId> {
+    let offline = |node: &NodeId| {
+        let known = model.liveness.get(node);
+        known.is_some_and(|known| known.verdict == Verdict::Offline)
+    };
+    view.online()
+        .map(|(node, _)| node)
+        .filter(offline)
+        .collect()
+}
+
+async fn write_verdict(lead: &Lead, node: NodeId, verdict: Verdict) {
+    let now_ms = lead.reign.clock.now_ms();
+    let written = lead.reign.write(|model| {
+        let mut change = Change::new();
+        if let Some(mut value) = model.liveness.get(&node).cloned()
+            && value.verdict != verdict
+        {
+            value.verdict = verdict;
+            value.since_ms = now_ms;
+            change.put(Key::Liveness(node), &value);
         }
+        Ok::<_, ()>((change, ()))
+    });
+    if let Err(error) = written.await {
+        tracing::warn!(%node, %error, "verdict not written");
     }
 }
 

@@ -282,15 +282,15 @@ async fn lead(
         tokio::pin!(won);
         let mut changes = candidate.mirror.changes();
         loop {
+            changes.borrow_and_update();
+            let leader = candidate.mirror.read(|model| {
+                let (first, _, leader) = model.leader()?;
+                (first != lease.id).then(|| leader.api.clone())
+            });
+            publish.send_replace(Standing::Following(leader));
             tokio::select! {
                 won = &mut won => break won,
-                _ = changes.changed() => {
-                    let leader = candidate.mirror.read(|model| {
-                        let (_, _, leader) = model.leader()?;
-                        Some(leader.api.clone())
-                    });
-                    publish.send_replace(Standing::Following(leader));
-                }
+                _ = changes.changed() => {}
                 () = over.cancelled() => return,
             }
         }

@@ -17,7 +17,8 @@ use std::time::Duration;
 
 use auxo_proto::random::Random;
 use etcd_client::{
-    Client, Compare, CompareOp, GetOptions, KvClient, PutOptions, TxnOp, TxnOpResponse,
+    Client, Compare, CompareOp, ConnectOptions, GetOptions, KvClient, PutOptions, TxnOp,
+    TxnOpResponse,
 };
 use tokio::time::Instant;
 
@@ -27,6 +28,11 @@ use classify::{Class, classify};
 pub const DEADLINE: Duration = Duration::from_secs(5);
 /// Time for one attempt.
 const ATTEMPT: Duration = Duration::from_secs(2);
+/// Time for a connection to one member.
+const CONNECT_TIME: Duration = Duration::from_secs(1);
+/// How often a silent connection is probed, and how long the answer may take. etcd ends connections
+/// that are probed more often than every 5 s.
+const PROBE: (Duration, Duration) = (Duration::from_secs(6), Duration::from_secs(2));
 /// Keys in one page of a listing.
 const PAGE_KEYS: i64 = 1_000;
 /// Largest answer that is read.
@@ -124,6 +130,20 @@ impl From<&etcd_client::KeyValue> for Entry {
             modify: kv.mod_revision(),
         }
     }
+}
+
+/// A client of an etcd that is reached by the URLs of its members; connects when it is first used.
+///
+/// A member that has lost the others refuses its calls and ends its watches, so that they go on at
+/// another one.
+///
+/// * errors: a URL is none of `http://HOST:PORT`.
+pub async fn connect(members: &[String]) -> Result<Client, etcd_client::Error> {
+    let options = ConnectOptions::new()
+        .with_connect_timeout(CONNECT_TIME)
+        .with_keep_alive(PROBE.0, PROBE.1)
+        .with_require_leader(true);
+    Client::connect(members, Some(options)).await
 }
 
 /// A client of one etcd; cheap to clone.

@@ -72,6 +72,12 @@ fn what_contradicts_is_a_fault() {
         "\"listen.public\" is empty: nobody could connect\n\
          \"flush.unflushed_bytes\" is 2GiB, above \"flush.unflushed_bytes_max\", which is 1GiB",
     );
+    check_faults(
+        "[listen]\nadvertised = \"node:http\"\n",
+        "\"listen.advertised\" is \"node:http\", which is no HOST:PORT",
+    );
+    let load = |text: &str| load_text(text, &[], &[]);
+    assert!(load("[listen]\nadvertised = \"node.example.org:7401\"\n").is_ok());
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! A bucket of S3, or of a server that speaks its protocol, as an object store.
 //!
-//! Rooms: [`address`] (which bucket, at which server), [`credentials`] (who asks). What is decided
+//! Rooms: [`address`] (which bucket, at which server), [`credentials`] (who asks), [`requests`] (how
+//! often). What is decided
 //! here is how requests are made:
 //! - Create is `If-None-Match: *`. 412 and 409 arrive as `AlreadyExists`, and so does an own success
 //!   whose answer was a 5xx, for the client repeats such a put; a broken connection or a timeout
@@ -19,6 +20,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use futures::stream::BoxStream;
+use futures::{StreamExt, TryStreamExt};
 use object_store::aws::{AmazonS3, AmazonS3Builder, S3ConditionalPut};
 use object_store::path::Path;
 use object_store::prefix::PrefixStore;
@@ -30,9 +32,11 @@ use object_store::{
 
 pub mod address;
 pub mod credentials;
+pub mod requests;
 
 use address::{Bucket, Endpoint};
 use credentials::{Credentials, CredentialsError};
+use requests::Requests;
 
 /// How often a request is repeated by the client, beside its first attempt.
 pub const RETRIES: usize = 4;
@@ -104,6 +108,7 @@ pub enum SetupError {
 pub struct S3Store {
     files: PrefixStore<AmazonS3>,
     name: String,
+    requests: Requests,
 }
 
 impl S3Store {
@@ -154,7 +159,13 @@ impl S3Store {
         Ok(Self {
             files: PrefixStore::new(store, bucket.prefix().clone()),
             name: format!("s3://{bucket} at {at}"),
+            requests: Requests::default(),
         })
+    }
+
+    /// What it is asked, from now on as well.
+    pub fn requests(&self) -> Requests {
+        self.requests.clone()
     }
 }
 
@@ -185,6 +196,7 @@ impl ObjectStore for S3Store {
         payload: PutPayload,
         options: PutOptions,
     ) -> Result<PutResult> {
+        self.requests.put();
         self.files.put_opts(location, payload, options).await
     }
 
@@ -197,6 +209,7 @@ impl ObjectStore for S3Store {
     }
 
     async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
+        self.requests.get();
         self.files.get_opts(location, options).await
     }
 
@@ -204,10 +217,13 @@ impl ObjectStore for S3Store {
         &self,
         locations: BoxStream<'static, Result<Path>>,
     ) -> BoxStream<'static, Result<Path>> {
-        self.files.delete_stream(locations)
+        let requests = self.requests.clone();
+        let counted = locations.inspect_ok(move |_| requests.delete());
+        self.files.delete_stream(counted.boxed())
     }
 
     fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
+        self.requests.list();
         self.files.list(prefix)
     }
 
@@ -216,10 +232,12 @@ impl ObjectStore for S3Store {
         prefix: Option<&Path>,
         offset: &Path,
     ) -> BoxStream<'static, Result<ObjectMeta>> {
+        self.requests.list();
         self.files.list_with_offset(prefix, offset)
     }
 
     async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
+        self.requests.list();
         self.files.list_with_delimiter(prefix).await
     }
 

@@ -10,8 +10,9 @@
 //! 4. When a claim of a higher term counts, this shard is fenced and the task ends: frames below it
 //!    are settled by then, the rest is `Rejected`. Whoever learns of a successor elsewhere reads up
 //!    to its claim first (`settle.rs`).
-//! 5. A log that does not answer is asked again for as long as it takes; callers have deadlines of
-//!    their own. Meanwhile commands are taken, so that a close, a stop or news of a successor ends
+//! 5. A log that does not answer is asked again for as long as it takes. Callers are not kept: after
+//!    [`SILENCE`] what was not sent yet is refused, what was is of unknown outcome, and settled all
+//!    the same. Meanwhile commands are taken, so that a close, a stop or news of a successor ends
 //!    the waiting. Only what [`WalError::parks`] names, or a log that breaks its contract, parks.
 //!
 //! Invariants: W3 (an ack needs the frame valid and everything below accounted), W4 (rows are sent
@@ -55,6 +56,9 @@ const IN_FLIGHT_MAX: usize = 5;
 const LINGER: Duration = Duration::from_millis(2);
 /// How often an idle leader looks for a successor.
 const LOOK: Duration = Duration::from_secs(1);
+/// How long a log may fail to answer until those who wait for it are told: short, for they may try
+/// elsewhere or later, and longer than a log that is only busy takes.
+const SILENCE: Duration = Duration::from_millis(250);
 /// Bytes asked for at once when reading back.
 pub(crate) const READ_BYTES: usize = 4 << 20;
 
@@ -137,6 +141,8 @@ pub(crate) struct Leader {
     barriers: Vec<Barrier>,
     /// No mark before then: the log has just refused a frame.
     marks_from: Option<Instant>,
+    /// When the log first failed to answer since it last did.
+    silent_since: Option<Instant>,
     closing: Option<Closing>,
     /// Whoever closes flushes the rest, and stops the shard's other tasks then.
     handed_over: bool,
@@ -169,6 +175,7 @@ impl Leader {
             joined: HashMap::new(),
             barriers: Vec::new(),
             marks_from: None,
+            silent_since: None,
             closing: None,
             handed_over: false,
             look_at: Instant::now() + LOOK,

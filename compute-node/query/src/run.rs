@@ -95,6 +95,11 @@ impl QueryStats {
         self.scanned.files_read.load(Ordering::Relaxed)
     }
 
+    /// Bytes of rows that came from other nodes.
+    pub fn bytes_moved(&self) -> u64 {
+        self.scanned.bytes_moved.load(Ordering::Relaxed)
+    }
+
     /// Most bytes the plan's operators held at once.
     pub fn memory_peak_bytes(&self) -> u64 {
         self.pool.peak() as u64

@@ -50,6 +50,7 @@ pub(crate) struct ScanCounters {
     pub(crate) bytes: AtomicU64,
     pub(crate) files_considered: AtomicU64,
     pub(crate) files_read: AtomicU64,
+    pub(crate) bytes_moved: AtomicU64,
 }
 
 /// One stack with the specification its tablet is read with.

@@ -4,6 +4,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use auxo_engine::payload::{self, Batch};
@@ -43,6 +44,8 @@ pub struct Peers(Arc<Inner>);
 struct Inner {
     dial: Dial,
     queues: Mutex<HashMap<String, mpsc::Sender<Waiting>>>,
+    forwarded: AtomicU64,
+    forwarded_bytes: AtomicU64,
     tasks: TaskTracker,
     stop: CancellationToken,
 }
@@ -64,6 +67,8 @@ impl Peers {
         Self(Arc::new(Inner {
             dial,
             queues: Mutex::default(),
+            forwarded: AtomicU64::new(0),
+            forwarded_bytes: AtomicU64::new(0),
             tasks,
             stop,
         }))
@@ -87,11 +92,20 @@ impl Peers {
             deadline: Instant::now() + FORWARD_TIME,
             reply,
         };
+        let bytes = waiting.payload.len() as u64;
         self.queue(address, waiting)?;
+        self.0.forwarded.fetch_add(1, Ordering::Relaxed);
+        self.0.forwarded_bytes.fetch_add(bytes, Ordering::Relaxed);
         match tokio::time::timeout(FORWARD_TIME, answer).await {
             Ok(Ok(answer)) => answer,
             Ok(Err(_)) | Err(_) => Err(write::failure(WriteError::Unknown)),
         }
+    }
+
+    /// Writes that were handed to streams, and the bytes of their batches.
+    pub fn forwarded(&self) -> (u64, u64) {
+        let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        (count(&self.0.forwarded), count(&self.0.forwarded_bytes))
     }
 
     /// Hands a write to the stream of that address, which is made if there is none.

@@ -18,6 +18,7 @@ pub async fn health(State(node): State<Node>) -> Response {
         StatusCode::OK,
         &json!({
             "status": "ok", "node": node.name(), "version": node.version(), "uptime_s": node.uptime_s(),
+            "now_ms": node.clock().now_ms(),
         }),
     )
 }
@@ -126,7 +127,7 @@ pub async fn list(State(node): State<Node>, Path(kind): Path<String>) -> Respons
     shown(&node, verb, "").await
 }
 
-/// One of them by its id or name.
+/// One of them by its id or name; `/v1/meta/check` is what does not hold of all of them.
 pub async fn show(
     State(node): State<Node>,
     Path((kind, target)): Path<(String, String)>,
@@ -136,6 +137,7 @@ pub async fn show(
         "shards" => "shard show",
         "tables" => "table show",
         "procedures" => "procedure show",
+        "meta" if target == "check" => return shown(&node, "meta check", "").await,
         _ => return unknown(&node, &kind),
     };
     shown(&node, verb, &target).await

@@ -41,6 +41,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::{Request, Response, Status, Streaming};
 
+use super::places::Freshness;
 use super::status::{refusal, status};
 use super::{MESSAGE_BYTES_MAX, places};
 
@@ -122,9 +123,9 @@ impl Door {
         self.0.holds.lock().len()
     }
 
-    fn list(&self, deadline: Instant) -> Result<Listed, Failure> {
+    fn list(&self, deadline: Instant, freshness: Freshness) -> Result<Listed, Failure> {
         let engine = self.0.engine.clone();
-        let snapshots = places::local(engine, self.0.catalog.clone());
+        let snapshots = places::local(engine, self.0.catalog.clone(), freshness);
         let number: Bytes = self.0.random.next_u128().to_be_bytes().to_vec().into();
         let held = self.0.query.hold(snapshots, deadline);
         let mut holds = self.0.holds.lock();
@@ -153,10 +154,15 @@ impl Door {
         let HoldOpen {
             topology,
             deadline_ms,
+            eventual,
         } = open;
+        let freshness = match eventual {
+            true => Freshness::Eventual,
+            false => Freshness::Strong,
+        };
         let time = Duration::from_millis(deadline_ms).min(HOLD_TIME);
         let deadline = Instant::now() + time;
-        let listed = self.list(deadline).map_err(status)?;
+        let listed = self.list(deadline, freshness).map_err(status)?;
         let mut catalog = self.0.catalog.clone();
         let known = catalog.wait_for(|catalog| catalog.topology().number >= topology);
         // In time or not: what this node does not know yet it refuses below.

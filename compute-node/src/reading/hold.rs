@@ -33,6 +33,7 @@ use tonic::Streaming;
 use tonic::transport::Channel;
 
 use super::MESSAGE_BYTES_MAX;
+use super::places::Freshness;
 use super::status::{failure, gone, of_status};
 
 /// Time for a node to take the first question.
@@ -72,11 +73,13 @@ impl Hold {
         channel: Channel,
         topology: u64,
         deadline: Instant,
+        freshness: Freshness,
     ) -> Result<Self, Failure> {
         let left = deadline.saturating_duration_since(Instant::now());
         let open = HoldOpen {
             topology,
             deadline_ms: left.as_millis().max(1) as u64,
+            eventual: freshness == Freshness::Eventual,
         };
         let (questions, asked) = mpsc::channel(1);
         let first = HoldRequest {
@@ -103,7 +106,7 @@ impl Hold {
         })
     }
 
-    /// Has strong snapshots of tablets taken.
+    /// Has snapshots of tablets taken.
     pub(crate) async fn pin(&self, tablets: &[TabletId]) -> Result<(), Failure> {
         let pin = Pin {
             tablets: tablets.iter().map(|tablet| tablet.0).collect(),

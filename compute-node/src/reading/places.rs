@@ -26,6 +26,17 @@ use super::hold::Hold;
 use crate::channels::Channels;
 use crate::write::{LEADER_PATIENCE, LEADER_PAUSE};
 
+/// How fresh a statement's rows have to be.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Freshness {
+    /// Whatever was acked before the statement is in them; the log is asked.
+    #[default]
+    Strong,
+    /// They are what the leader knows: what another one acked a moment ago may be missing. The log is
+    /// not asked, so a log that is away is no reason to fail.
+    Eventual,
+}
+
 /// What a node needs to find the tablets of its statements.
 #[derive(Clone)]
 pub struct Places {
@@ -44,6 +55,7 @@ struct Statement {
     places: Places,
     topology: u64,
     deadline: Instant,
+    freshness: Freshness,
     holds: Mutex<HashMap<NodeId, Arc<Hold>>>,
 }
 
@@ -51,13 +63,18 @@ struct Statement {
 type Sought = Result<Place, Failure>;
 
 impl Places {
-    /// Snapshots for a statement that was planned by a catalog, strong: whatever was acked before is
-    /// in them.
-    pub fn snapshots(&self, planned: &Catalog, deadline: Instant) -> Snapshots {
+    /// Snapshots for a statement that was planned by a catalog.
+    pub fn snapshots(
+        &self,
+        planned: &Catalog,
+        deadline: Instant,
+        freshness: Freshness,
+    ) -> Snapshots {
         let statement = Arc::new(Statement {
             places: self.clone(),
             topology: planned.topology().number,
             deadline,
+            freshness,
             holds: Mutex::default(),
         });
         Snapshots::from_fn(move |tablets| {
@@ -68,7 +85,11 @@ impl Places {
 }
 
 /// Snapshots of tablets that this node leads, and no others.
-pub(crate) fn local(engine: Engine, catalog: watch::Receiver<Arc<Catalog>>) -> Snapshots {
+pub(crate) fn local(
+    engine: Engine,
+    catalog: watch::Receiver<Arc<Catalog>>,
+    freshness: Freshness,
+) -> Snapshots {
     Snapshots::from_fn(move |tablets| {
         let engine = engine.clone();
         let catalog = Arc::clone(&catalog.borrow());
@@ -80,7 +101,7 @@ pub(crate) fn local(engine: Engine, catalog: watch::Receiver<Arc<Catalog>>) -> S
             }
             let snapshots = by_shard.iter().map(|(shard, tablets)| {
                 let engine = &engine;
-                async move { here(engine, *shard, tablets).await }
+                async move { here(engine, *shard, tablets, freshness).await }
             });
             let mut taken = HashMap::new();
             for snapshots in future::try_join_all(snapshots).await? {
@@ -101,17 +122,22 @@ fn unknown(tablet: TabletId) -> Failure {
     )
 }
 
-/// Snapshots of tablets of one shard of this node, behind everything that was acked before.
+/// Snapshots of tablets of one shard of this node; strong ones are behind everything that was acked
+/// before.
 async fn here(
     engine: &Engine,
     shard: ShardId,
     tablets: &[TabletId],
+    freshness: Freshness,
 ) -> Result<Vec<(TabletId, Place)>, Failure> {
-    let led = engine.shard(shard).ok_or_else(|| {
+    let led = engine.shard(shard).filter(|led| !led.is_fenced());
+    let led = led.ok_or_else(|| {
         let detail = format!("shard {shard} is not led here");
         Failure::new(ErrorCode::NoLeader, detail)
     })?;
-    led.barrier().await.map_err(|error| read_failure(&error))?;
+    if freshness == Freshness::Strong {
+        led.barrier().await.map_err(|error| read_failure(&error))?;
+    }
     let mut taken = Vec::with_capacity(tablets.len());
     for &tablet in tablets {
         let snapshot = led.tablet(tablet).map_err(|error| read_failure(&error))?;
@@ -180,7 +206,7 @@ impl Statement {
             }
         }
         let local = by_shard.into_iter().map(|(shard, tablets)| async move {
-            match here(&self.places.engine, shard, &tablets).await {
+            match here(&self.places.engine, shard, &tablets, self.freshness).await {
                 Ok(taken) => taken
                     .into_iter()
                     .map(|(tablet, place)| (tablet, Ok(place)))
@@ -233,7 +259,8 @@ impl Statement {
         let route = catalog.node(node).ok_or_else(gone)?;
         let channel = self.places.channels.to(&route.internal).ok_or_else(gone)?;
         let topology = self.topology.max(catalog.topology().number);
-        Hold::open(route.name.clone(), channel, topology, self.deadline).await
+        let name = route.name.clone();
+        Hold::open(name, channel, topology, self.deadline, self.freshness).await
     }
 }
 

@@ -96,7 +96,7 @@ impl Orders {
         say(&self.state, &order.id, Outcome::Accepted(Accepted {}));
         let (verbs, state) = (Arc::clone(&self.verbs), Arc::clone(&self.state));
         self.tasks.spawn(async move {
-            let id = order.id.clone();
+            let (id, shard) = (order.id.clone(), order.shard);
             let outcome = {
                 let done = carry_out(verbs.as_ref(), order, &keep);
                 tokio::pin!(done);
@@ -109,6 +109,16 @@ impl Orders {
                     }
                 }
             };
+            if let Outcome::Failed(failed) = &outcome {
+                let Failed { code, detail, .. } = failed;
+                tracing::warn!(
+                    order = id,
+                    shard,
+                    code,
+                    detail,
+                    "order of meta not carried out"
+                );
+            }
             remember(&state, &id, &outcome);
             say(&state, &id, outcome);
         });

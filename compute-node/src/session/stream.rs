@@ -123,6 +123,7 @@ async fn converse(
     let mut beat = tokio::time::interval(BEAT);
     beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut silent_at = Instant::now() + SILENCE_MAX;
+    let mut left = false;
     loop {
         let say = tokio::select! {
             message = down.message() => {
@@ -152,23 +153,38 @@ async fn converse(
                     down::Content::Echo(_) | down::Content::Welcome(_) => continue,
                 }
             }
-            _ = beat.tick() => up::Content::Report(beats.next(session, began)),
+            // Who has left is not missed, and is told nothing but topologies.
+            _ = beat.tick(), if !left => up::Content::Report(beats.next(session, began)),
             Some(answer) = answered.recv() => up::Content::Answer(answer),
-            () = tokio::time::sleep_until(silent_at) => return broke(true, "meta is silent"),
+            () = tokio::time::sleep_until(silent_at), if !left => {
+                return broke(true, "meta is silent");
+            }
+            () = inner.leaving.cancelled(), if !left => {
+                left = true;
+                leaving()
+            }
             () = inner.stop.cancelled() => {
-                let grace_ms = GRACE.as_millis() as u64;
-                let leaving = notice::Content::Leaving(Leaving { grace_ms });
-                let notice = up::Content::Notice(Notice { content: Some(leaving) });
-                // Best effort: meta notices the end of the stream anyway.
-                let _ = up.try_send(message(notice));
+                if !left {
+                    // Best effort: meta notices the end of the stream anyway.
+                    let _ = up.try_send(message(leaving()));
+                }
                 return broke(true, "this node stops");
             }
         };
-        let sent = tokio::time::timeout_at(silent_at, up.send(message(say))).await;
+        let sent = tokio::time::timeout(SILENCE_MAX, up.send(message(say))).await;
         if !matches!(sent, Ok(Ok(()))) {
             return broke(true, "meta does not read");
         }
     }
+}
+
+/// What meta is told of a node that is about to stop.
+fn leaving() -> up::Content {
+    let grace_ms = GRACE.as_millis() as u64;
+    let leaving = notice::Content::Leaving(Leaving { grace_ms });
+    up::Content::Notice(Notice {
+        content: Some(leaving),
+    })
 }
 
 fn hello(session: &Session) -> Hello {

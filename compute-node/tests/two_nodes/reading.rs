@@ -7,14 +7,16 @@ use std::time::Duration;
 use crate::nodes::{LEADER, NOBODY, SHARD, Two, topology, two, until};
 use arrow::array::{AsArray, RecordBatch};
 use arrow::datatypes::Int64Type;
+use auxo_compute_node::reading::places::Freshness;
 use auxo_engine::OpenLeader;
 use auxo_proto::error::{ErrorCode, Failure};
 use auxo_proto::ids::TenantId;
 use auxo_query::{Answer, Limits, Params, Scope, Statement};
+use auxo_wal_adapters::RegionId;
 use futures::{StreamExt, TryStreamExt};
 use tokio::time::Instant;
 
-async fn start(two: &Two, text: &str) -> Result<Answer, Failure> {
+async fn start(two: &Two, text: &str, freshness: Freshness) -> Result<Answer, Failure> {
     let catalog = Arc::clone(&two.catalog.borrow());
     let scope = Scope {
         catalog: &catalog,
@@ -29,22 +31,47 @@ async fn start(two: &Two, text: &str) -> Result<Answer, Failure> {
         rows: 1_000_000,
         bytes: 256 << 20,
     };
-    let snapshots = two.places.snapshots(&catalog, limits.deadline);
+    let snapshots = two.places.snapshots(&catalog, limits.deadline, freshness);
     two.query.execute(*plan, snapshots, limits).await
 }
 
 async fn rows(two: &Two, text: &str) -> Result<Vec<RecordBatch>, Failure> {
-    start(two, text).await?.batches.try_collect().await
+    start(two, text, Freshness::Strong)
+        .await?
+        .batches
+        .try_collect()
+        .await
 }
 
 async fn number(two: &Two, text: &str) -> Result<i64, Failure> {
-    let rows = rows(two, text).await?;
-    Ok(rows[0].column(0).as_primitive::<Int64Type>().value(0))
+    Ok(value(&rows(two, text).await?))
+}
+
+fn value(rows: &[RecordBatch]) -> i64 {
+    rows[0].column(0).as_primitive::<Int64Type>().value(0)
 }
 
 /// Waits until the leader holds nothing for other nodes.
 async fn let_go(two: &Two) {
     until("the leader lets go", || two.door.holding() == 0).await;
+}
+
+#[tokio::test]
+async fn an_eventual_read_does_without_the_log() {
+    let two = two(Some(LEADER)).await;
+    two.write(7, None).await.unwrap();
+    let region = RegionId {
+        shard: SHARD.0,
+        incarnation: 77,
+    };
+    two.wal.regress(region, 1).unwrap();
+    let count = "SELECT count(*) FROM t";
+    number(&two, count)
+        .await
+        .expect_err("nobody knows what was acked");
+    let answer = start(&two, count, Freshness::Eventual).await.unwrap();
+    let rows: Vec<_> = answer.batches.try_collect().await.unwrap();
+    assert_eq!(value(&rows), 7);
 }
 
 #[tokio::test]
@@ -110,7 +137,9 @@ async fn a_node_that_lost_the_shard_refuses_it() {
 async fn a_connection_that_breaks_never_ends_an_answer_as_if_it_were_whole() {
     let two = two(Some(LEADER)).await;
     two.write(200_000, None).await.unwrap();
-    let mut answer = start(&two, "SELECT host, ts, n FROM t").await.unwrap();
+    let mut answer = start(&two, "SELECT host, ts, n FROM t", Freshness::Strong)
+        .await
+        .unwrap();
     let first = answer.batches.next().await.unwrap().unwrap();
     assert!(first.num_rows() > 0);
     two.cut.cancel();
@@ -125,12 +154,12 @@ async fn an_answer_that_nobody_wants_lets_go_of_everything() {
     let two = two(Some(LEADER)).await;
     two.write(200_000, None).await.unwrap();
     let text = "SELECT host, ts, n FROM t";
-    let mut answer = start(&two, text).await.unwrap();
+    let mut answer = start(&two, text, Freshness::Strong).await.unwrap();
     answer.batches.next().await.unwrap().unwrap();
     assert_eq!(two.door.holding(), 1);
     drop(answer);
     let_go(&two).await;
-    drop(start(&two, text).await.unwrap());
+    drop(start(&two, text, Freshness::Strong).await.unwrap());
     let_go(&two).await;
 }
 

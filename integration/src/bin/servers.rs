@@ -1,9 +1,10 @@
 //! Brings the real servers that tests run on to this machine, and runs one by hand.
 //!
 //! ```text
-//! servers install             everything into the cache, with a line for each
-//! servers run kafka --nodes 3 prints where it listens
-//! servers run s3 --bucket a   prints what a node's configuration needs
+//! servers install               everything into the cache, with a line for each
+//! servers run kafka --nodes 3   prints where it listens
+//! servers run s3 --bucket a     prints what a node's configuration needs
+//! servers run etcd --members 3  prints what a meta node's `--etcd` takes
 //! ```
 //! What runs ends with SIGINT or when its input closes.
 
@@ -11,9 +12,10 @@
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
+use integration::servers::etcd::{self, Etcd};
 use integration::servers::kafka::{self, Setup};
 use integration::servers::versitygw::{self, Versitygw};
-use integration::servers::{KAFKA, VERSITYGW};
+use integration::servers::{ETCD, KAFKA, VERSITYGW};
 use tokio::io::AsyncReadExt;
 use tokio::time::Instant;
 
@@ -47,6 +49,12 @@ enum Server {
         #[arg(long, default_value = "auxo")]
         bucket: String,
     },
+    /// etcd.
+    Etcd {
+        /// Members: 1 or 3.
+        #[arg(long, default_value_t = 1)]
+        members: usize,
+    },
 }
 
 #[tokio::main]
@@ -65,6 +73,9 @@ async fn main() -> Result<()> {
                 "versitygw {VERSITYGW} is installed ({:.1?})",
                 began.elapsed()
             );
+            let began = Instant::now();
+            etcd::install().await?;
+            println!("etcd {ETCD} is installed ({:.1?})", began.elapsed());
             Ok(())
         }
         Action::Run(Server::Kafka { nodes }) => {
@@ -81,6 +92,13 @@ async fn main() -> Result<()> {
             eprintln!("ready after {:.1?}", began.elapsed());
             told_to_end().await?;
             gateway.stop().await
+        }
+        Action::Run(Server::Etcd { members }) => {
+            let mut etcd = Etcd::start(members).await?;
+            println!("{}", etcd.endpoints().join(","));
+            eprintln!("ready after {:.1?}", began.elapsed());
+            told_to_end().await?;
+            etcd.stop().await
         }
     }
 }

@@ -44,8 +44,9 @@ pub struct Setup {
     pub nodes: u16,
     /// Settings of the brokers besides those of a test node; the later of two wins.
     pub settings: BTreeMap<String, String>,
-    /// Ports at which clients are told to find the brokers; their own unless set.
-    pub advertised: Option<Vec<u16>>,
+    /// Further ways in: for each, the ports at which who comes that way is told to find the brokers. A
+    /// proxy stands there that goes on to [`Kafka::behind`].
+    pub doors: Vec<Vec<u16>>,
 }
 
 impl Setup {
@@ -54,7 +55,7 @@ impl Setup {
         Self {
             nodes,
             settings: BTreeMap::new(),
-            advertised: None,
+            doors: Vec::new(),
         }
     }
 
@@ -97,7 +98,7 @@ impl Kafka {
         let folder = disk::folder("kafka")?;
         let mut ports = Vec::new();
         for _ in 0..setup.nodes {
-            ports.push(Ports::free()?);
+            ports.push(Ports::free(setup.doors.len())?);
         }
         let mut nodes = Vec::new();
         for index in 0..usize::from(setup.nodes) {
@@ -119,17 +120,22 @@ impl Kafka {
         self.ready().await
     }
 
-    /// Where clients begin, through the advertised ports.
+    /// Where clients begin that come straight.
     pub fn bootstrap(&self) -> String {
-        let advertised = self.nodes.iter();
-        let advertised = advertised.map(|node| format!("127.0.0.1:{}", node.ports.advertised));
-        advertised.collect::<Vec<_>>().join(",")
+        self.addresses().join(",")
     }
 
-    /// Where clients of each node can also go, past what is advertised.
+    /// Where clients of each node come straight.
     pub fn addresses(&self) -> Vec<String> {
         let own = self.nodes.iter();
         own.map(|node| format!("127.0.0.1:{}", node.ports.client))
+            .collect()
+    }
+
+    /// Where each node listens for those who come through that one of its doors.
+    pub fn behind(&self, door: usize) -> Vec<String> {
+        let own = self.nodes.iter();
+        own.map(|node| format!("127.0.0.1:{}", node.ports.doors[door]))
             .collect()
     }
 

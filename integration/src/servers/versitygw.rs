@@ -203,9 +203,13 @@ impl Versitygw {
 
     /// Lines of a node's configuration that put its files there.
     pub fn config(&self, bucket: &str) -> String {
+        self.config_through(self.endpoint(), bucket)
+    }
+
+    /// The same for a node that comes by another address.
+    pub fn config_through(&self, endpoint: &str, bucket: &str) -> String {
         format!(
-            "[store]\nurl = \"s3://{bucket}\"\nendpoint = {:?}\ncredentials = \"file:{}\"\n",
-            self.endpoint(),
+            "[store]\nurl = \"s3://{bucket}\"\nendpoint = {endpoint:?}\ncredentials = \"file:{}\"\n",
             self.credentials().display()
         )
     }

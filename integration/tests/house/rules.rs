@@ -214,6 +214,34 @@ fn no_name_says_nothing() {
     );
 }
 
+/// Lines of manifests and scripts by which a build could lose its fence without being asked to.
+fn unfenced(files: &[(String, String)]) -> Vec<String> {
+    let declared = ("compute-node/engine/Cargo.toml", "unfenced = []");
+    let mut wrong = Vec::new();
+    for (name, text) in files {
+        let lines = text.lines().filter(|line| !line.starts_with('#'));
+        let turns_on = lines.filter(|line| {
+            let all = ["--all-features", "all-features = true"];
+            line.contains("unfenced") && (name.as_str(), *line) != declared
+                || all.iter().any(|all| line.contains(all))
+        });
+        wrong.extend(turns_on.map(|line| format!("{name}: {line}")));
+    }
+    wrong
+}
+
+#[test]
+fn no_build_loses_its_fence_unasked() {
+    assert_eq!(unfenced(&files(&[".toml", "run"])), Vec::<String>::new());
+    let file = |name: &str, text: &str| (name.to_owned(), text.to_owned());
+    let bad = [
+        file("Cargo.toml", "default = [\"auxo-engine/unfenced\"]"),
+        file("compute-node/engine/Cargo.toml", "default = [\"unfenced\"]"),
+        file(".ci/run", "cargo build --all-features"),
+    ];
+    assert_eq!(unfenced(&bad).len(), 3);
+}
+
 /// Golden files that a format's page names, as paths in backquotes below a `testdata` folder.
 fn golden_of(page: &str) -> Vec<&str> {
     page.split('`')

@@ -36,6 +36,7 @@ pub const VERBS: &[(&str, &str)] = &[
     ("procedure show", "ID"),
     ("procedure history", ""),
     ("procedure retry", "ID"),
+    ("meta check", ""),
 ];
 
 /// Answers a verb.
@@ -172,6 +173,13 @@ pub async fn answer(lead: &Lead, verb: &str, target: &str) -> Result<Value, Fail
             let id = ProcedureId(number(target)?);
             lead.runner.retry(id).await?;
             Ok(json!({"procedure": id}))
+        }
+        "meta check" => {
+            let view = lead.sessions.view(|view, _| view.clone());
+            let checked = reign.check(&view).await;
+            let violations = checked
+                .map_err(|error| Failure::new(ErrorCode::MetaUnavailable, error.to_string()))?;
+            Ok(json!({"whole": violations.is_empty(), "violations": value(&violations)}))
         }
         other => {
             let detail = format!("there is no verb {other}");

@@ -57,7 +57,7 @@ impl Mirror {
             Batch::Whole { revision, entries } => {
                 let entries = entries
                     .into_iter()
-                    .filter_map(|entry| Some((typed(&self.keys, &entry.key)?, stored(entry))))
+                    .filter_map(|entry| Some((typed(&self.keys, &entry.key)?, entry.into())))
                     .collect();
                 self.model.write().replace(revision, entries);
                 revision
@@ -65,7 +65,9 @@ impl Mirror {
             Batch::Changes { revision, changes } => {
                 let changes = changes
                     .into_iter()
-                    .filter_map(|(key, entry)| Some((typed(&self.keys, &key)?, entry.map(stored))))
+                    .filter_map(|(key, entry)| {
+                        Some((typed(&self.keys, &key)?, entry.map(Stored::from)))
+                    })
                     .collect();
                 self.model.write().apply(revision, changes);
                 revision
@@ -114,12 +116,14 @@ impl Mirror {
     }
 }
 
-fn stored(entry: Entry) -> Stored {
-    Stored {
-        revisions: Revisions {
-            create: entry.create,
-            modify: entry.modify,
-        },
-        value: entry.value,
+impl From<Entry> for Stored {
+    fn from(entry: Entry) -> Self {
+        Self {
+            revisions: Revisions {
+                create: entry.create,
+                modify: entry.modify,
+            },
+            value: entry.value,
+        }
     }
 }

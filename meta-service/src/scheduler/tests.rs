@@ -3,6 +3,7 @@
 use auxo_proto::pb::meta::ShardState;
 
 use super::*;
+use crate::cluster::detector::Stream;
 use crate::model::tests::first_start;
 use crate::model::values::{
     Epoch, Incarnation, Liveness, Node, Replica, ReplicaState, Shard, Unknown, WalRegion,
@@ -152,6 +153,24 @@ fn a_shard_of_a_leader_that_is_offline_goes_to_the_node_that_leads_fewest() {
         shown(&repairs(&model, &view, &wishes())),
         ["1 from 1 to 3", "2 from 1 to 2"]
     );
+}
+
+#[test]
+fn the_verdict_on_a_node_ends_when_it_is_heard_again() {
+    let verdict = |verdict| Liveness {
+        verdict,
+        boot: "boot".to_owned(),
+        since_ms: 0,
+        unknown: Unknown::default(),
+    };
+    let mut change = Change::new();
+    change.put(Key::Liveness(NodeId(1)), &verdict(Verdict::Offline));
+    change.put(Key::Liveness(NodeId(2)), &verdict(Verdict::Online));
+    change.put(Key::Liveness(NodeId(3)), &verdict(Verdict::Offline));
+    let model = change.applied_to(&with_nodes(&[1, 2, 3]));
+    let mut view = said_hello(&[(1, vec![]), (2, vec![]), (3, vec![])]);
+    view.observe_stream(NodeId(3), Stream::Broken);
+    assert_eq!(back(&model, &view), [NodeId(1)]);
 }
 
 #[test]

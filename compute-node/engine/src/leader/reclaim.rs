@@ -35,6 +35,13 @@ impl Leader {
         let claim_frame = claim::frame(&self.id, term, writer, self.state.next());
         let claim = loop {
             let until = match self.append_claim(&claim_frame).await? {
+                // Whoever reads on from `next` never comes across it.
+                Placed::At(at) if at < self.state.next() => {
+                    return Err(Ended::Parked(format!(
+                        "a claim was placed at {at}, below {}: the log has lost something",
+                        self.state.next()
+                    )));
+                }
                 Placed::At(at) => at + 1,
                 Placed::Somewhere => self.ask_end().await?,
             };

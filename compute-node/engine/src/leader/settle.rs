@@ -1,18 +1,21 @@
-//! The end of the appending task: everybody who waits is answered, as exactly as can be known.
+//! Everybody who waits is answered, as exactly as can be known: at the end of the appending task, and
+//! while the log is silent.
 //!
 //! * Never sent: rejected.
 //! * In flight, and a claim of a higher term counts: rejected. Everything below that claim is
 //!   accounted, so what is still in flight lies nowhere where it counts.
-//! * In flight otherwise: unknown.
+//! * In flight otherwise: unknown. While the task goes on such a frame is settled later, for whoever
+//!   asks again under the same batch id.
 //!
 //! Never here: when the task ends.
 
+use std::mem;
 use std::sync::Arc;
 
 use auxo_wal_adapters::WalError;
 use tokio::time::Instant;
 
-use super::{Command, Ended, Leader, READ_BYTES};
+use super::{Command, Ended, Leader, READ_BYTES, SILENCE, Submitted};
 use crate::claim::PAUSE;
 use crate::outcome::WriteError;
 
@@ -46,6 +49,42 @@ impl Leader {
         }
     }
 
+    /// The log has failed to answer: once it has for [`SILENCE`], whoever waits for it is told.
+    pub(super) fn unanswered(&mut self, error: &WalError) {
+        let since = *self.silent_since.get_or_insert_with(Instant::now);
+        if since.elapsed() < SILENCE {
+            return;
+        }
+        let refused = WriteError::Refused(error.to_string());
+        self.refuse_waiting(&refused);
+        for barrier in self.barriers.drain(..) {
+            let _ = barrier.reply.send(Err(refused.clone()));
+        }
+        // They stay joined: a copy of a batch in flight must not be sent beside it.
+        let joined = self
+            .joined
+            .values_mut()
+            .flat_map(|(_, replies)| replies.drain(..));
+        let sent = self
+            .sent
+            .values_mut()
+            .flat_map(|sent| sent.replies.drain(..));
+        for reply in joined.chain(sent) {
+            let _ = reply.send(Err(WriteError::Unknown));
+        }
+    }
+
+    /// Answers everyone whose request was not sent.
+    fn refuse_waiting(&mut self, refused: &WriteError) {
+        self.waiting_bytes = 0;
+        self.linger_until = None;
+        for Submitted { batch, reply, .. } in mem::take(&mut self.waiting) {
+            let ids = super::delivery::ids_of(std::slice::from_ref(&batch));
+            self.answer_ids(&ids, &Err(refused.clone()));
+            let _ = reply.send(Err(refused.clone()));
+        }
+    }
+
     /// Whether nothing that this leader has in flight can count any more.
     fn is_decided(&self) -> bool {
         let cur = self.state.acceptance.cur();
@@ -64,14 +103,10 @@ impl Leader {
             true => rejected.clone(),
             false => WriteError::Unknown,
         };
-        for (_, sent) in std::mem::take(&mut self.sent) {
+        for (_, sent) in mem::take(&mut self.sent) {
             self.answer(sent, Err(in_flight.clone()));
         }
-        for submitted in std::mem::take(&mut self.waiting) {
-            let ids = super::delivery::ids_of(std::slice::from_ref(&submitted.batch));
-            self.answer_ids(&ids, &Err(rejected.clone()));
-            let _ = submitted.reply.send(Err(rejected.clone()));
-        }
+        self.refuse_waiting(&rejected);
         for barrier in self.barriers.drain(..) {
             let _ = barrier.reply.send(Err(rejected.clone()));
         }

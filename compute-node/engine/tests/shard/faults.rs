@@ -299,6 +299,74 @@ async fn a_log_that_was_away_in_a_reclaim_is_taken_up_again() {
     check_for_ever(&services, &node, &told, "away").await;
 }
 
+/// Well below the patience of a shard, and well above what a log may be silent.
+const TOLD_SOON: Duration = Duration::from_secs(5);
+
+#[tokio::test]
+async fn who_waits_for_a_silent_log_is_told_soon_and_what_was_sent_is_settled_later() {
+    let services = Services::with_log(MemorySettings {
+        linear_end: false,
+        ..MemorySettings::default()
+    });
+    let node = services.node(1);
+    let shard = node.with_table(1, MergeMode::Append).await;
+    services.wal.inject(REGION, Fault::ReplyLost).unwrap();
+    node.log.hold_answers(true);
+    let sent = node.log.appended() + 1;
+    let away = async {
+        until("sent", || node.log.appended() == sent).await;
+        node.log.away(true);
+        node.log.hold_answers(false);
+    };
+    let began = Instant::now();
+    let (answer, ()) = tokio::join!(write(&shard, 1, Some(7)), away);
+    assert_eq!(answer, Err(WriteError::Unknown), "it may be in the log");
+    let again = write(&shard, 1, Some(7)).await;
+    assert_eq!(again, Err(WriteError::Unknown), "and still may");
+    let unsent = write(&shard, 2, Some(8)).await;
+    assert!(matches!(unsent, Err(WriteError::Refused(_))), "{unsent:?}");
+    shard
+        .barrier()
+        .await
+        .expect_err("nobody knows what was acked");
+    assert!(began.elapsed() < TOLD_SOON, "{:?}", began.elapsed());
+    node.log.away(false);
+    let deadline = Instant::now() + Duration::from_secs(20);
+    let settled = loop {
+        match write(&shard, 1, Some(7)).await {
+            Ok(written) => break written,
+            Err(error) => assert_eq!(error, WriteError::Unknown, "it is in the log"),
+        }
+        assert!(Instant::now() < deadline, "never settled");
+    };
+    assert!(settled.replayed, "the copy in flight was the only one");
+    assert!(!write(&shard, 2, Some(8)).await.unwrap().replayed);
+    let told = BTreeMap::from([
+        (1, vec![Answer::Unknown, Answer::Ok]),
+        (2, vec![Answer::Rejected, Answer::Ok]),
+    ]);
+    check_for_ever(&services, &node, &Told(told), "silent").await;
+}
+
+#[tokio::test]
+async fn a_claim_that_is_placed_where_the_log_was_read_already_parks() {
+    let services = Services::new();
+    let node = services.node(1);
+    let shard = node.with_table(1, MergeMode::Append).await;
+    write(&shard, 1, None).await.unwrap();
+    services.wal.inject(REGION, Fault::ReplyLost).unwrap();
+    node.log.hold_answers(true);
+    let sent = node.log.appended() + 1;
+    let remade = async {
+        until("sent", || node.log.appended() == sent).await;
+        node.log.remade();
+        node.log.hold_answers(false);
+    };
+    let (answer, ()) = tokio::join!(write(&shard, 2, None), remade);
+    assert_eq!(answer, Err(WriteError::Unknown));
+    assert!(matches!(ended(&shard).await, Ended::Parked(_)));
+}
+
 #[tokio::test]
 async fn neither_a_close_nor_a_stop_waits_for_a_log_that_is_away() {
     for stopped in [false, true] {

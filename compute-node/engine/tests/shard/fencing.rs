@@ -67,6 +67,19 @@ async fn a_frame_overtaken_by_the_successors_claim_is_rejected() {
     check_for_ever(&services, &new, &told, "overtaken").await;
 }
 
+#[tokio::test]
+async fn a_shard_that_another_node_leads_by_now_keeps_none_from_ending() {
+    let services = Services::new();
+    let old = services.node(1);
+    let zombie = old.with_table(1, MergeMode::Append).await;
+    let new = services.node(2);
+    let shard = new.lead(2).await;
+    assert!(write(&zombie, 1, None).await.is_err());
+    old.engine.close_all().await.unwrap();
+    assert!(old.engine.shards().is_empty());
+    write(&shard, 2, None).await.unwrap();
+}
+
 /// A successor's manifest tells before its claim was read; `flushed` says whether the log still
 /// has what lies below the claim.
 async fn deposed_by_a_manifest(

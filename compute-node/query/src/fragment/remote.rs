@@ -301,6 +301,8 @@ impl Arriving {
         match part {
             Ok(Part::Rows(batch, bytes)) => {
                 self.bytes.add(usize::try_from(bytes).unwrap_or(usize::MAX));
+                let moved = &self.counters.bytes_moved;
+                moved.fetch_add(bytes, Ordering::Relaxed);
                 Some(Ok(batch.record_output(&self.baseline)))
             }
             Ok(Part::Done(done)) => {

@@ -31,6 +31,7 @@ use super::request::{self, SqlRequest};
 use crate::node::{DEFAULT_DATABASE, DEFAULT_TENANT, Node};
 use crate::protocols::influx::door::batch_id;
 use crate::protocols::{body, problem};
+use crate::reading::places::Freshness;
 use crate::running::{Entry, Known};
 use crate::statements::{Ask, Done};
 use crate::write::{self, WriteSummary};
@@ -161,6 +162,7 @@ async fn run(
                 .unwrap_or(u64::MAX)
                 .min(of_node.result_bytes),
         },
+        freshness: request.freshness,
     };
     let done = tokio::select! {
         biased;
@@ -171,7 +173,12 @@ async fn run(
     let elapsed = || asked.elapsed().as_secs_f64() * 1e3;
     let response = match done {
         Done::Rows(answer) => {
-            let timing = Timing { asked, queued };
+            let timing = Timing {
+                asked,
+                queued,
+                // What a strong answer shows is as it was when it was asked for; of another nobody knows.
+                staleness_ms: (request.freshness == Freshness::Strong).then_some(0),
+            };
             return rows(node, *answer, &request, id, timing, (entry, Box::new(slot))).await;
         }
         Done::Wrote(summary) => {
@@ -223,6 +230,7 @@ fn reply_json(reply: &Value) -> Response {
 struct Timing {
     asked: Instant,
     queued: Duration,
+    staleness_ms: Option<u64>,
 }
 
 /// What ends with the answer: its place among the running statements.
@@ -336,6 +344,8 @@ impl Writing {
                 let stats = &self.answer.stats;
                 let scanned = &self.node.counters().rows_scanned;
                 scanned.fetch_add(stats.rows_scanned(), Ordering::Relaxed);
+                let moved = &self.node.counters().bytes_moved;
+                moved.fetch_add(stats.bytes_moved(), Ordering::Relaxed);
                 if stats.truncated() && !self.says_truncated && !self.limited_by_request() {
                     return Err(self.too_many());
                 }
@@ -437,8 +447,9 @@ fn stats_json(stats: &QueryStats, timing: Timing) -> Value {
         "bytes_scanned": stats.bytes_scanned(),
         "files_considered": stats.files_considered(),
         "files_read": stats.files_read(),
+        "bytes_moved": stats.bytes_moved(),
         "memory_peak_bytes": stats.memory_peak_bytes(),
-        "staleness_ms": 0,
+        "staleness_ms": timing.staleness_ms,
     })
 }
 

@@ -12,6 +12,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::format::{Format, TimeFormat, ValueOptions};
+use crate::reading::places::Freshness;
 
 /// A statement and how its answer is wanted.
 #[derive(Clone, Debug)]
@@ -36,6 +37,8 @@ pub struct SqlRequest {
     pub buffer: bool,
     /// The client's name for the statement.
     pub query_id: Option<String>,
+    /// How fresh the rows have to be.
+    pub freshness: Freshness,
 }
 
 /// The members of a JSON body; URL arguments have the same names.
@@ -82,7 +85,7 @@ pub fn understand(
     let sql = members.sql.filter(|sql| !sql.trim().is_empty());
     let sql = sql.ok_or_else(|| bad("the request holds no statement"))?;
     check_fixed("timezone", members.timezone, &["UTC", "Z", "+00:00"])?;
-    check_read_mode(members.read_mode.as_deref())?;
+    let freshness = freshness(members.read_mode.as_deref())?;
     let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
     let format = match (&members.format, text(header::ACCEPT.as_str())) {
         (Some(name), _) => Format::from_name(name)?,
@@ -119,18 +122,21 @@ pub fn understand(
         byte_limit: members.byte_limit,
         buffer: members.buffer,
         query_id,
+        freshness,
     })
 }
 
-/// Every mode is understood; the shard's leader answers each, which is more than the weaker ones ask.
-fn check_read_mode(mode: Option<&str>) -> Result<(), Failure> {
+/// Every mode is understood, and the shard's leader answers each. What is bounded or asks for a token
+/// gets a strong answer, which is more than it asks.
+fn freshness(mode: Option<&str>) -> Result<Freshness, Failure> {
     let bounded = |mode: &str| {
         let ms = mode.strip_prefix("bounded(")?.strip_suffix(')')?;
         ms.trim().parse::<u64>().ok()
     };
     match mode {
-        None | Some("strong" | "token" | "eventual") => Ok(()),
-        Some(mode) if bounded(mode).is_some() => Ok(()),
+        Some("eventual") => Ok(Freshness::Eventual),
+        None | Some("strong" | "token") => Ok(Freshness::Strong),
+        Some(mode) if bounded(mode).is_some() => Ok(Freshness::Strong),
         Some(mode) => Err(bad(format!(
             "read_mode {mode:?} is none of strong, bounded(MS), token, eventual"
         ))),

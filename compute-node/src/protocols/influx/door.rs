@@ -29,7 +29,7 @@ use bytes::Bytes;
 use super::precision::Precision;
 use super::reply::{self, Api, Reply};
 use super::{Parsed, Refused, Request, TableRows};
-use crate::node::{DEFAULT_DATABASE, DEFAULT_TENANT, Node};
+use crate::node::{DDL_TIME, DEFAULT_DATABASE, DEFAULT_TENANT, Node};
 use crate::protocols::body;
 use crate::write::{self, WriteRequest, WriteSummary};
 
@@ -160,7 +160,8 @@ async fn take(
                 failed = Some(Failure::new(ErrorCode::SchemaChanging, detail));
                 break;
             }
-            let Err(failure) = node.change(DEFAULT_TENANT, need.ddl(database)).await else {
+            let changed = node.change(DEFAULT_TENANT, need.ddl(database), DDL_TIME);
+            let Err(failure) = changed.await else {
                 continue;
             };
             if failure.retryable() {

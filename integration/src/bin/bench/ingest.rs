@@ -200,7 +200,7 @@ async fn measure(contestant: &Contestant, data: &Data, folder: &Path) -> Result<
     let disk_before = contestant.disk_bytes(folder)?;
     let cpu_before = process::cpu_seconds(pid)?;
     let began = Instant::now();
-    let load = loader::load(&server.target(), &data.batches).await?;
+    let load = loader::load(&[server.target()], &data.batches, loader::WRITERS).await?;
     server.show().await?;
     let seen = wait::until("every row is seen", SEEN_WITHIN, || {
         let asked = (began.elapsed(), process::cpu_seconds(pid));

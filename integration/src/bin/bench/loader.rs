@@ -1,4 +1,5 @@
-//! Sends batches with two writers, each waiting for its ack; the same code for every server.
+//! Sends batches with some writers, each waiting for its ack, or at a rate, whatever became of those
+//! before; the same code for every server.
 //!
 //! It shares the processors with the server it loads, so it does nothing by line: batches are cut
 //! before, connections are kept, and what it can do at most is measured against a sink.
@@ -11,6 +12,7 @@ use bytes::Bytes;
 use integration::http::Http;
 use integration::process;
 use parking_lot::Mutex;
+use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::data::Data;
@@ -18,6 +20,9 @@ use crate::sink::Sink;
 
 /// Batches in flight at once.
 pub(crate) const WRITERS: usize = 2;
+
+/// Batches in flight at once at most where they are sent at a rate.
+const IN_FLIGHT_MAX: usize = 64;
 
 /// Rows a second that the loader must pass, or a run says nothing about the servers.
 pub(crate) const LOADER_ROWS_PER_S_MIN: f64 = 1e6;
@@ -70,21 +75,24 @@ impl Target {
     }
 }
 
-/// Sends all batches.
-pub(crate) async fn load(target: &Target, batches: &[Bytes]) -> Result<Load> {
+/// Sends all batches, to the targets in turn.
+pub(crate) async fn load(targets: &[Target], batches: &[Bytes], writers: usize) -> Result<Load> {
     let next = AtomicUsize::new(0);
     let refused = AtomicUsize::new(0);
     let acks = Mutex::new(Vec::with_capacity(batches.len()));
     let cpu = process::cpu_seconds(std::process::id())?;
     let began = Instant::now();
-    let writers = (0..WRITERS).map(|_| async {
-        while let Some(batch) = batches.get(next.fetch_add(1, Ordering::Relaxed)) {
+    let writers = (0..writers).map(|_| async {
+        loop {
+            let at = next.fetch_add(1, Ordering::Relaxed);
+            let Some(batch) = batches.get(at) else {
+                return anyhow::Ok(());
+            };
             let sent = Instant::now();
-            let again = target.post(batch).await?;
+            let again = targets[at % targets.len()].post(batch).await?;
             acks.lock().push(sent.elapsed());
             refused.fetch_add(again, Ordering::Relaxed);
         }
-        anyhow::Ok(())
     });
     futures::future::try_join_all(writers).await?;
     let wall = began.elapsed();
@@ -94,6 +102,46 @@ pub(crate) async fn load(target: &Target, batches: &[Bytes]) -> Result<Load> {
         wall,
         acks,
         refused: refused.into_inner(),
+        cpu_seconds: process::cpu_seconds(std::process::id())? - cpu,
+    })
+}
+
+/// Sends a batch every so often, to the targets in turn, whether or not those before it are acknowledged.
+/// The time of an ack counts from when its batch was due, so a server that stands still is not asked less.
+pub(crate) async fn paced(targets: &[Target], batches: &[Bytes], every: Duration) -> Result<Load> {
+    let cpu = process::cpu_seconds(std::process::id())?;
+    let (mut acks, mut refused) = (Vec::with_capacity(batches.len()), 0);
+    let mut sent = JoinSet::new();
+    let began = Instant::now();
+    let mut batches = batches.iter().zip(targets.iter().cycle()).zip(0..);
+    loop {
+        let next = match sent.len() {
+            IN_FLIGHT_MAX => None,
+            _ => batches.next(),
+        };
+        let Some(((batch, target), at)) = next else {
+            let Some(acked) = sent.join_next().await else {
+                break;
+            };
+            let (took, again) = acked??;
+            acks.push(took);
+            refused += again;
+            continue;
+        };
+        let due = began + every * at;
+        tokio::time::sleep_until(due).await;
+        let (target, batch) = (target.clone(), batch.clone());
+        sent.spawn(async move {
+            let again = target.post(&batch).await?;
+            anyhow::Ok((due.elapsed(), again))
+        });
+    }
+    let wall = began.elapsed();
+    acks.sort();
+    Ok(Load {
+        wall,
+        acks,
+        refused,
         cpu_seconds: process::cpu_seconds(std::process::id())? - cpu,
     })
 }
@@ -108,7 +156,7 @@ pub(crate) async fn rows_per_s_max(data: &Data) -> Result<f64> {
     let began = Instant::now();
     let mut rows = 0;
     while began.elapsed() < Duration::from_secs(1) {
-        load(&target, &data.batches).await?;
+        load(std::slice::from_ref(&target), &data.batches, WRITERS).await?;
         rows += data.rows;
     }
     Ok(rows as f64 / began.elapsed().as_secs_f64())

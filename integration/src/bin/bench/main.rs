@@ -1,8 +1,9 @@
-//! Speed and memory of one node, as ratios to its peers or to a physical limit in the same run.
+//! Speed and memory of one node or a cluster, as ratios to its peers or to a physical limit in the same run.
 //!
 //! Rooms: [`data`] (the rows), [`loader`] (sends them; [`sink`] shows what it can do), [`servers`]
 //! (ours and the peers behind one face), [`ingest`], [`footprint`], [`queries`] (with [`sides`], who
-//! is asked) and [`restart`] (the parts), [`measure`] and [`report`]. What is measured and how is in `docs/benchmarks.md`.
+//! is asked) and [`restart`] (the parts), [`cluster`] (a cluster beside one process), [`measure`] and
+//! [`report`]. What is measured and how is in `docs/benchmarks.md`.
 //!
 //! Never here: a figure without its peer and its machine, or a failure because a machine is slow.
 
@@ -11,6 +12,7 @@
     reason = "the report is what this program is for"
 )]
 
+mod cluster;
 mod data;
 mod footprint;
 mod ingest;
@@ -47,7 +49,7 @@ struct Arguments {
     /// The binary under test; built if not given.
     #[arg(long)]
     auxo: Option<PathBuf>,
-    /// Parts to run; all unless given.
+    /// Parts to run; all unless given. A cluster has ingest and queries.
     #[arg(long, value_enum, value_delimiter = ',')]
     only: Vec<Part>,
     /// Peers to load or to ask beside ours; fetched at the first use on a machine.
@@ -77,6 +79,8 @@ struct Arguments {
 enum Shape {
     /// One process with everything in it.
     Standalone,
+    /// Three compute nodes on three brokers and a bucket, beside one process.
+    Cluster,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -115,20 +119,21 @@ impl Arguments {
 #[tokio::main]
 async fn main() -> Result<()> {
     let arguments = Arguments::parse();
-    let Shape::Standalone = arguments.shape;
     let binary = binary::auxo(arguments.auxo.as_deref())?;
     let mut report = Report::default();
     let machine = measure::machine()?;
     let version = measure::version(&binary, "--version");
     println!("{version}; {machine}");
-    report.add("shape", "standalone".into());
+    let shape = arguments.shape.to_possible_value();
+    let shape = shape.map(|shape| shape.get_name().to_owned());
+    report.add("shape", json!(shape));
     report.add("auxo", version.into());
     report.add("machine", machine);
     // What was measured before a part fails is still shown and written.
-    let mut ran = loaded_parts(&arguments, &binary, &mut report).await;
-    if ran.is_ok() && arguments.wants(Part::Restart) {
-        ran = restart::run(&binary, arguments.log_mib, &mut report).await;
-    }
+    let ran = match arguments.shape {
+        Shape::Standalone => standalone(&arguments, &binary, &mut report).await,
+        Shape::Cluster => cluster::run(&arguments, &binary, &mut report).await,
+    };
     if let Err(error) = &ran {
         report.void(format!("{error:#}"));
     }
@@ -142,6 +147,14 @@ async fn main() -> Result<()> {
         std::fs::write(path, text).with_context(|| path.display().to_string())?;
     }
     ran
+}
+
+async fn standalone(arguments: &Arguments, binary: &Path, report: &mut Report) -> Result<()> {
+    loaded_parts(arguments, binary, report).await?;
+    match arguments.wants(Part::Restart) {
+        true => restart::run(binary, arguments.log_mib, report).await,
+        false => Ok(()),
+    }
 }
 
 /// The parts that work on the day of data.

@@ -6,9 +6,9 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use integration::http::Answer;
+use integration::http::{Answer, Http};
 use integration::queries::{self, Dialect, Draw, Query};
-use integration::standalone::{Setup, Standalone};
+use integration::standalone::Setup;
 use integration::zero_line::ZeroLine;
 use integration::{compare, process};
 use serde_json::{Map, Value, json};
@@ -65,12 +65,12 @@ pub(crate) async fn run(
     );
     let (mut found, mut best, mut empty) = (Vec::new(), Vec::new(), 0);
     for (at, query) in queries::all(Dialect::Auxo, &draw).iter().enumerate() {
-        let rows = equal(&node, query, at, &mut columns).await?;
+        let rows = equal(&node.http, query, at, &mut columns).await?;
         empty += usize::from(rows == 0);
         let mut ours = Vec::new();
         let mut theirs = vec![Vec::new(); columns.len()];
         for round in 0..rounds.max(2) {
-            let took = ask(&node, query).await?;
+            let took = ask(&node.http, query).await?;
             let counts = round > 0;
             ours.extend(counts.then_some(took));
             for (column, times) in columns.iter_mut().zip(&mut theirs) {
@@ -135,25 +135,18 @@ impl Column {
     }
 }
 
-fn geometric_mean(ratios: &[(f64, &str)]) -> f64 {
+pub(crate) fn geometric_mean(ratios: &[(f64, &str)]) -> f64 {
     let logs: f64 = ratios.iter().map(|(ratio, _)| ratio.ln()).sum();
     (logs / ratios.len() as f64).exp()
 }
 
-fn median_ms(times: &[Duration]) -> f64 {
+pub(crate) fn median_ms(times: &[Duration]) -> f64 {
     measure::median(times.iter().map(|took| took.as_secs_f64() * 1e3).collect())
 }
 
 /// Number of rows, once every side's answer is shown to be ours.
-async fn equal(
-    node: &Standalone,
-    query: &Query,
-    at: usize,
-    columns: &mut [Column],
-) -> Result<usize> {
-    let answer = post(node, query, "json").await?;
-    let ours = serde_json::from_value(answer.json()["rows"].take());
-    let ours: Vec<Vec<Value>> = ours.with_context(|| query.name)?;
+async fn equal(node: &Http, query: &Query, at: usize, columns: &mut [Column]) -> Result<usize> {
+    let ours = rows(node, query).await?;
     for column in columns {
         let theirs = column.side.rows(&column.queries[at]).await?;
         let equal = compare::rows(query.name, &ours, &theirs, query.ordered);
@@ -162,18 +155,25 @@ async fn equal(
     Ok(ours.len())
 }
 
-async fn ask(node: &Standalone, query: &Query) -> Result<Duration> {
+/// How long a node takes to answer a query with a count of its rows.
+pub(crate) async fn ask(node: &Http, query: &Query) -> Result<Duration> {
     let began = Instant::now();
     post(node, query, "null").await?;
     Ok(began.elapsed())
 }
 
-async fn post(node: &Standalone, query: &Query, format: &str) -> Result<Answer> {
+/// A node's rows of a query.
+pub(crate) async fn rows(node: &Http, query: &Query) -> Result<Vec<Vec<Value>>> {
+    let answer = post(node, query, "json").await?;
+    serde_json::from_value(answer.json()["rows"].take()).with_context(|| query.name)
+}
+
+async fn post(node: &Http, query: &Query, format: &str) -> Result<Answer> {
     let request = json!({
         "sql": query.sql, "format": format, "time_format": "ns", "row_limit": 10_000_000,
     });
-    let post = node.http.request(reqwest::Method::POST, "/v1/sql");
-    let answer = node.http.send(post.json(&request)).await?;
+    let post = node.request(reqwest::Method::POST, "/v1/sql");
+    let answer = node.send(post.json(&request)).await?;
     match answer.status {
         200 => Ok(answer),
         status => bail!("{}: {status} {}", query.name, answer.body),

@@ -1,4 +1,4 @@
-//! A real Kafka as a subject of the suite: one cluster for all cases, reached through relays.
+//! A real Kafka as a subject of the suite: one cluster for all cases, reached through proxies.
 //!
 //! Every user that joins is a client of its own, as another process would be, up to eight of them.
 
@@ -14,6 +14,8 @@ use auxo_wal_adapters::conformance::{Adapter, Stop, Subject, Trouble, child};
 use auxo_wal_adapters::kafka::{KafkaSettings, KafkaWal};
 use auxo_wal_adapters::{Durability, RegionId, Wal, WalError};
 use futures::future::join_all;
+use integration::proxy::appends::Appends;
+use integration::proxy::{Order, Proxy, Speech};
 use integration::servers::kafka::{Kafka, Setup};
 use integration::wait;
 use parking_lot::Mutex;
@@ -21,7 +23,6 @@ use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 
-use super::relay::{Order, Relay};
 use super::segment;
 
 /// Users with clients of their own; those who join later share theirs.
@@ -30,7 +31,7 @@ const USERS: usize = 8;
 /// How long users may take to find a broker that was restarted.
 const FOUND_WITHIN: Duration = Duration::from_secs(20);
 
-/// A cluster, its relays, and the name it goes by in reports.
+/// A cluster, its proxies, and the name it goes by in reports.
 pub(super) struct KafkaAdapter {
     name: &'static str,
     ground: Arc<Ground>,
@@ -40,30 +41,31 @@ pub(super) struct KafkaAdapter {
 
 struct Ground {
     kafka: tokio::sync::Mutex<Kafka>,
-    relays: Vec<Relay>,
+    proxies: Vec<Proxy>,
     nodes: usize,
     bootstrap: String,
 }
 
 impl KafkaAdapter {
     pub(super) async fn start(nodes: u16, child: Vec<String>) -> Result<Self> {
-        let mut relays = Vec::new();
+        let mut proxies = Vec::new();
         for _ in 0..nodes {
-            relays.push(Relay::bind().await?);
+            proxies.push(Proxy::bind(Speech::Kafka).await?);
         }
         let mut setup = Setup::new(nodes);
-        setup.advertised = Some(relays.iter().map(|relay| relay.port).collect());
+        setup.doors = vec![proxies.iter().map(Proxy::port).collect()];
         let kafka = setup.start().await?;
-        for (relay, address) in relays.iter().zip(kafka.addresses()) {
-            relay.target(&address);
+        for (proxy, address) in proxies.iter().zip(kafka.behind(0)) {
+            proxy.target(&address);
         }
+        let bootstrap: Vec<String> = proxies.iter().map(Proxy::address).collect();
         Ok(Self {
             name: if nodes == 1 { "kafka" } else { "kafka-3" },
             ground: Arc::new(Ground {
-                bootstrap: kafka.bootstrap(),
-                nodes: relays.len(),
+                bootstrap: bootstrap.join(","),
+                nodes: proxies.len(),
                 kafka: tokio::sync::Mutex::new(kafka),
-                relays,
+                proxies,
             }),
             child,
         })
@@ -158,8 +160,8 @@ impl KafkaSubject {
     }
 
     fn order(&self, order: &Order) {
-        for relay in &self.ground.relays {
-            relay.order(order.clone());
+        for proxy in &self.ground.proxies {
+            proxy.order(order.clone());
         }
     }
 
@@ -199,17 +201,19 @@ impl KafkaSubject {
 
     async fn make_trouble(&self, region: RegionId, trouble: Trouble) -> Result<(), Stop> {
         let topic = self.topic(region);
-        let delayed = |relay: &Relay| matches!(relay.ordered(), Order::HoldSender(_));
+        let delayed =
+            |proxy: &Proxy| matches!(proxy.ordered(), Order::Appends(Appends::HoldSender(_)));
+        let appends = |appends| self.order(&Order::Appends(appends));
         match trouble {
-            Trouble::Stall => self.order(&Order::Hold),
-            Trouble::Slow => self.order(&Order::HoldTopic(topic)),
+            Trouble::Stall => appends(Appends::Hold),
+            Trouble::Slow => appends(Appends::HoldTopic(topic)),
             Trouble::Resume | Trouble::LandLate => self.order(&Order::Pass),
             // What follows a delayed frame waits behind it.
             Trouble::Delay | Trouble::LoseReply { .. }
-                if self.ground.relays.iter().any(delayed) => {}
-            Trouble::Delay => self.order(&Order::HoldSender(topic)),
-            Trouble::LoseReply { landed: true } => self.order(&Order::LoseAnswers(topic)),
-            Trouble::LoseReply { landed: false } => self.order(&Order::LoseRequests(topic)),
+                if self.ground.proxies.iter().any(delayed) => {}
+            Trouble::Delay => appends(Appends::HoldSender(topic)),
+            Trouble::LoseReply { landed: true } => appends(Appends::LoseAnswers(topic)),
+            Trouble::LoseReply { landed: false } => appends(Appends::LoseRequests(topic)),
             Trouble::Refuse => {
                 return Err(not_applicable(
                     "what is refused never left this process (cases 4, 6, 21, 27); what a broker refuses is Unknown",

@@ -26,7 +26,6 @@ use kafka::KafkaAdapter;
 
 mod kafka;
 mod leader;
-mod relay;
 mod segment;
 
 /// Cases on three brokers: those in which a copy, or the number of them, makes a difference.

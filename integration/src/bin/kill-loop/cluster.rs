@@ -7,13 +7,13 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use integration::cluster::{Cluster, Plan};
-use integration::{binary, disk, wait};
+use integration::load::{CONFIG, Load, Verdict};
+use integration::{binary, disk};
 use tokio::time::Instant;
 
-use crate::load::{CONFIG, Load};
-use crate::{Arguments, Verdict};
+use crate::Arguments;
 
 /// Compute nodes, shards and tablets.
 const NODES: usize = 3;
@@ -54,13 +54,13 @@ impl Victim {
     fn kill(self, cluster: &mut Cluster) -> Result<()> {
         match self {
             Self::Compute(node) => cluster.nodes[node].kill(),
-            Self::Meta => cluster.meta.kill(),
+            Self::Meta => cluster.metas[0].kill(),
             Self::Broker(broker) => cluster.kafka.kill(broker),
             Self::Everything => {
                 for node in &mut cluster.nodes {
                     node.kill()?;
                 }
-                cluster.meta.kill()?;
+                cluster.metas[0].kill()?;
                 for broker in 0..cluster.kafka.addresses().len() {
                     cluster.kafka.kill(broker)?;
                 }
@@ -75,7 +75,7 @@ impl Victim {
             Self::Compute(node) => {
                 cluster.nodes[node] = cluster.setups[node].start().await?;
             }
-            Self::Meta => cluster.meta = cluster.meta_setup.spawn()?,
+            Self::Meta => cluster.metas[0] = cluster.meta_setups[0].spawn()?,
             Self::Broker(broker) => {
                 cluster.kafka.restart(broker)?;
                 cluster.kafka.ready().await?;
@@ -85,7 +85,7 @@ impl Victim {
                     cluster.kafka.restart(broker)?;
                 }
                 cluster.kafka.ready().await?;
-                cluster.meta = cluster.meta_setup.spawn()?;
+                cluster.metas[0] = cluster.meta_setups[0].spawn()?;
                 let started = cluster.setups.iter().map(|setup| setup.start());
                 cluster.nodes = futures::future::try_join_all(started).await?;
             }
@@ -103,6 +103,7 @@ pub(crate) async fn run(arguments: &Arguments) -> Result<Verdict> {
         brokers: 3,
         bucket: true,
         config: CONFIG.to_owned(),
+        ..Plan::default()
     };
     let binary = binary::auxo(arguments.auxo.as_deref())?;
     let mut cluster = Cluster::start(&binary, folder.path(), &plan).await?;
@@ -115,38 +116,35 @@ pub(crate) async fn run(arguments: &Arguments) -> Result<Verdict> {
 }
 
 async fn rounds(arguments: &Arguments, cluster: &mut Cluster) -> Result<Verdict> {
-    served(cluster).await?;
-    let nodes = cluster.nodes.iter().map(|node| node.http.clone());
+    cluster.served(SHARDS, RECOVERED_WITHIN).await?;
     // Enough that every tablet has one, or nearly: a node that leads none of them is not missed.
     let writers = arguments.writers.max(4 * u64::from(SHARDS));
-    let load = Load::new(nodes.collect(), writers, arguments.seed);
+    let load = Load::new(cluster.doors(), writers, arguments.seed);
     load.create(&format!("PARTITION BY HASH(writer) PARTITIONS {SHARDS}"))
         .await?;
     let mut verdict = Verdict::default();
     let mut times: BTreeMap<&str, Vec<Duration>> = BTreeMap::new();
     for round in 1..=arguments.rounds {
-        let writers = load.start();
+        let writers = load.start_round(round);
         tokio::time::sleep(Duration::from_millis(300 + load.dice.below(2_000))).await;
         let victim = Victim::drawn(&load);
         victim.kill(cluster)?;
         let killed = Instant::now();
         if victim == Victim::Everything {
             victim.start(cluster).await?;
-            moved(&load, cluster);
+            load.moved(cluster.doors());
         }
-        let gone_on = gone_on(&load).await;
+        let gone_on = load.gone_on(2, RECOVERED_WITHIN).await;
         gone_on.with_context(|| format!("round {round}, {victim:?} was killed"))?;
         let took = killed.elapsed();
         times.entry(victim.kind()).or_default().push(took);
         if victim != Victim::Everything {
             victim.start(cluster).await?;
-            moved(&load, cluster);
+            load.moved(cluster.doors());
         }
         load.stop(writers, round).await?;
-        served(cluster).await?;
+        cluster.served(SHARDS, RECOVERED_WITHIN).await?;
         let found = load.judge(&load.node()).await?;
-        verdict.lost += found.lost;
-        verdict.doubled += found.doubled;
         println!(
             "round {round}: {victim:?}, {} rows acked, lost {}, doubled {}, all writers go on after {:.1} s",
             load.acked().iter().sum::<u64>(),
@@ -154,6 +152,7 @@ async fn rounds(arguments: &Arguments, cluster: &mut Cluster) -> Result<Verdict>
             found.doubled,
             took.as_secs_f64(),
         );
+        verdict.add(found);
     }
     for (kind, mut times) in times {
         times.sort();
@@ -167,40 +166,4 @@ async fn rounds(arguments: &Arguments, cluster: &mut Cluster) -> Result<Verdict>
         );
     }
     Ok(verdict)
-}
-
-fn moved(load: &Load, cluster: &Cluster) {
-    let nodes = cluster.nodes.iter().map(|node| node.http.clone());
-    load.moved(nodes.collect());
-}
-
-/// Waits until each writer has two batches acked from now on: the second was sent after now.
-async fn gone_on(load: &Load) -> Result<()> {
-    let before = load.acked();
-    let batches = |now: &[u64]| {
-        let mut pairs = before.iter().zip(now);
-        pairs.all(|(before, now)| *now >= before + 2 * crate::load::BATCH_ROWS)
-    };
-    wait::until("every writer goes on", RECOVERED_WITHIN, || {
-        let now = load.acked();
-        let gone_on = batches(&now);
-        async move {
-            ensure!(gone_on, "acked {now:?}");
-            Ok(())
-        }
-    })
-    .await
-}
-
-/// Waits until each shard is served, as every node hears it.
-async fn served(cluster: &Cluster) -> Result<()> {
-    wait::until("every shard is served", RECOVERED_WITHIN, || async {
-        for node in 0..cluster.nodes.len() {
-            let shards = cluster.shards(node).await?;
-            let all = shards.len() == SHARDS as usize && shards.iter().all(|led| led.served);
-            ensure!(all, "c{node} hears of {shards:?}");
-        }
-        Ok(())
-    })
-    .await
 }

@@ -1,19 +1,17 @@
 //! Kills nodes at random moments under load and reads every acknowledged row back.
 //!
-//! Writers send small batches into a table that keeps every row (`append`), each batch under an id
-//! of its own and sent again under the same id, to any node, until it is acked. A row's value names its
-//! writer and number. Flushes and compactions are forced often, so that kills fall into them. After each
-//! round every writer's numbers must be there exactly once.
+//! Writers send small batches, each sent again until it is acked ([`integration::load`]). Flushes and
+//! compactions are forced often, so that kills fall into them. After each round every writer's numbers
+//! must be there exactly once.
 //!
-//! Rooms: [`load`] (writers, and the judge of what they wrote), [`single`] (one process, and losses of
-//! power of its disk), [`cluster`] (three compute nodes, meta, three brokers).
+//! Rooms: [`single`] (one process, and losses of power of its disk), [`cluster`] (three compute nodes,
+//! meta, three brokers).
 //!
 //! Ends with `lost=0 doubled=0 rounds=N`.
 
 #![allow(clippy::print_stdout, reason = "a program that reports")]
 
 mod cluster;
-mod load;
 mod single;
 
 use std::path::PathBuf;
@@ -44,13 +42,6 @@ struct Arguments {
     seed: u64,
 }
 
-/// What became of the rows of all rounds.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Verdict {
-    lost: u64,
-    doubled: u64,
-}
-
 #[tokio::main]
 async fn main() -> Result<()> {
     let arguments = Arguments::parse();
@@ -58,7 +49,10 @@ async fn main() -> Result<()> {
         true => single::run(&arguments).await?,
         false => cluster::run(&arguments).await?,
     };
-    let Verdict { lost, doubled } = verdict;
+    let (lost, doubled) = (verdict.lost, verdict.doubled);
+    for row in &verdict.named {
+        println!("{row}");
+    }
     println!("lost={lost} doubled={doubled} rounds={}", arguments.rounds);
     match (lost, doubled) {
         (0, 0) => Ok(()),

@@ -3,12 +3,12 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use integration::load::{CONFIG, Load, Verdict};
 use integration::standalone::{Setup, Standalone};
 use integration::{binary, disk, power_loss};
 use tokio::time::Instant;
 
-use crate::load::{CONFIG, Load};
-use crate::{Arguments, Verdict};
+use crate::Arguments;
 
 /// All rounds; before them, in this process, some seconds of work on a recorded disk, which is then
 /// opened as a loss of power would have left it, at as many moments as wanted.
@@ -28,7 +28,7 @@ pub(crate) async fn run(arguments: &Arguments) -> Result<Verdict> {
     load.create("").await?;
     let (mut opens, mut compacted) = (Vec::new(), 0);
     for round in 1..=arguments.rounds {
-        let writers = load.start();
+        let writers = load.start_round(round);
         tokio::time::sleep(Duration::from_millis(300 + load.dice.below(1_500))).await;
         compacted += counted(&node, "auxo_compaction_files_total{").await?;
         node.kill()?;
@@ -41,8 +41,6 @@ pub(crate) async fn run(arguments: &Arguments) -> Result<Verdict> {
         load.moved(vec![node.http.clone()]);
         load.stop(writers, round).await?;
         let found = load.judge(&node.http).await?;
-        verdict.lost += found.lost;
-        verdict.doubled += found.doubled;
         println!(
             "round {round}: {} rows acked, lost {}, doubled {}, open {:.0} ms",
             load.acked().iter().sum::<u64>(),
@@ -50,6 +48,7 @@ pub(crate) async fn run(arguments: &Arguments) -> Result<Verdict> {
             found.doubled,
             opens[opens.len() - 1].as_secs_f64() * 1e3,
         );
+        verdict.add(found);
     }
     let files = counted(&node, "auxo_store_files{").await?;
     let made = counted(&node, "auxo_flush_manifest{").await?;

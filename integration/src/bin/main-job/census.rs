@@ -4,23 +4,15 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use auxo_proto::key;
 use futures::TryStreamExt;
 use integration::cluster::{BUCKET, Cluster};
-use integration::wait;
+use integration::{topics, wait};
 use object_store::ObjectStore;
-use rdkafka::ClientConfig;
-use rdkafka::consumer::{BaseConsumer, Consumer};
 use reqwest::Method;
 
 use crate::cluster::SHARDS;
-
-/// What the topics of a cluster begin with; the cluster has the name it has by default.
-const PREFIX: &str = "auxo.auxo.";
-
-/// Time for one question of Kafka.
-const ANSWER_TIME: Duration = Duration::from_secs(10);
 
 /// How long a shard's log may take to be truncated once there is a file of its rows.
 const TRUNCATED_WITHIN: Duration = Duration::from_secs(60);
@@ -109,21 +101,23 @@ pub(crate) async fn files(cluster: &Cluster, rows: u64) -> Result<()> {
 /// One topic for each shard on all brokers, whose beginning has moved where a file holds its rows.
 pub(crate) async fn topics(cluster: &Cluster) -> Result<()> {
     let brokers = cluster.kafka.addresses().len();
-    let marks = wait::until("logs are truncated", TRUNCATED_WITHIN, || async {
-        let bootstrap = cluster.kafka.bootstrap();
-        let asked = tokio::task::spawn_blocking(move || marks(&bootstrap, brokers));
-        let (marks, files) = (asked.await??, sorted(cluster).await?);
-        for shard in files.keys() {
-            let (start, end) = marks.get(shard).context("a shard without a topic")?;
+    let topics = wait::until("logs are truncated", TRUNCATED_WITHIN, || async {
+        let topics = topics::of_shards(&cluster.kafka.bootstrap()).await?;
+        for shard in sorted(cluster).await?.keys() {
+            let topic = topics.get(shard).context("a shard without a topic")?;
             ensure!(
-                *start > 0,
-                "shard {shard} has files and all its log to {end}"
+                topic.first > 0,
+                "shard {shard} has files and all its log to {}",
+                topic.end
             );
         }
-        Ok(marks)
+        Ok(topics)
     });
-    let marks = marks.await?;
-    let shards: Vec<u64> = marks.keys().copied().collect();
+    let topics = topics.await?;
+    for topic in topics.values() {
+        ensure!(topic.copies == brokers, "{topic:?} on {brokers} brokers");
+    }
+    let shards: Vec<u64> = topics.keys().copied().collect();
     let expected: Vec<u64> = cluster
         .shards(0)
         .await?
@@ -134,41 +128,13 @@ pub(crate) async fn topics(cluster: &Cluster) -> Result<()> {
         shards == expected,
         "topics of {shards:?}, not of {expected:?}"
     );
-    let shown = marks
+    let shown = topics
         .iter()
-        .map(|(shard, (start, end))| format!("{shard}: {start}..{end}"));
+        .map(|(shard, topic)| format!("{shard}: {}..{}", topic.first, topic.end));
     println!(
         "topics: one per shard, {} on {brokers} brokers; logs from start to end: {}",
         shards.len(),
         shown.collect::<Vec<_>>().join(", ")
     );
     Ok(())
-}
-
-/// First offset and end of the topic of each shard.
-///
-/// * errors: a second topic of a shard, more partitions than one, other copies than brokers.
-/// * effects: blocks.
-fn marks(bootstrap: &str, brokers: usize) -> Result<BTreeMap<u64, (i64, i64)>> {
-    let client: BaseConsumer = ClientConfig::new()
-        .set("bootstrap.servers", bootstrap)
-        .create()?;
-    let metadata = client.fetch_metadata(None, ANSWER_TIME)?;
-    let mut marks = BTreeMap::new();
-    for topic in metadata.topics() {
-        let name = topic.name();
-        let Some((shard, _)) = name.strip_prefix(PREFIX).and_then(|of| of.split_once('.')) else {
-            continue;
-        };
-        let [partition] = topic.partitions() else {
-            bail!("{name} has {} partitions", topic.partitions().len());
-        };
-        let copies = partition.replicas().len();
-        ensure!(copies == brokers, "{name} has {copies} copies");
-        let between = client.fetch_watermarks(name, 0, ANSWER_TIME)?;
-        let shard = shard.parse().with_context(|| name.to_owned())?;
-        let other = marks.insert(shard, between);
-        ensure!(other.is_none(), "shard {shard} has two topics");
-    }
-    Ok(marks)
 }

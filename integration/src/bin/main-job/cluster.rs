@@ -14,7 +14,6 @@ use anyhow::{Result, bail};
 use integration::cluster::{Cluster, Plan};
 use integration::http::Http;
 use integration::queries::{FIELDS, TAGS};
-use integration::wait;
 use tokio::time::Instant;
 
 use crate::Equal;
@@ -46,6 +45,7 @@ pub(crate) async fn run(
         brokers: NODES,
         bucket: true,
         config: CONFIG.to_owned(),
+        ..Plan::default()
     };
     let began = Instant::now();
     let mut cluster = Cluster::start(binary, folder, &plan).await?;
@@ -66,7 +66,7 @@ pub(crate) async fn run(
 }
 
 async fn job(cluster: &mut Cluster, data: &Data, oracle: &Oracle) -> Result<Equal> {
-    all_led(cluster).await?;
+    cluster.served(SHARDS, LED_WITHIN).await?;
     let created = cluster.nodes[0].http.sql_answer(&table()).await?;
     if created.status != 200 {
         bail!("CREATE TABLE: {} {}", created.status, created.body);
@@ -83,7 +83,7 @@ async fn job(cluster: &mut Cluster, data: &Data, oracle: &Oracle) -> Result<Equa
     println!("stopped in {:.1} s", began.elapsed().as_secs_f64());
     let began = Instant::now();
     cluster.start_again().await?;
-    all_led(cluster).await?;
+    cluster.served(SHARDS, LED_WITHIN).await?;
     println!("started again in {:.1} s", began.elapsed().as_secs_f64());
     let after = oracle.equal(&doors(cluster), 1).await?;
     census::leaders(cluster, data.rows).await?;
@@ -93,21 +93,6 @@ async fn job(cluster: &mut Cluster, data: &Data, oracle: &Oracle) -> Result<Equa
 
 fn doors(cluster: &Cluster) -> Vec<&Http> {
     cluster.nodes.iter().map(|node| &node.http).collect()
-}
-
-/// Waits until every shard is led, as each of the nodes is told.
-async fn all_led(cluster: &Cluster) -> Result<()> {
-    let led = wait::until("all shards are led", LED_WITHIN, || async {
-        for told_by in 0..cluster.nodes.len() {
-            let shards = cluster.shards(told_by).await?;
-            let served = shards.iter().filter(|led| led.served).count();
-            if served != SHARDS as usize {
-                bail!("c{told_by} is told of {served}: {shards:?}");
-            }
-        }
-        Ok(())
-    });
-    led.await
 }
 
 /// The benchmark's table, spread by host.

@@ -16,23 +16,24 @@ use crate::servers::watched::Watched;
 /// Folder of the log that the controllers share.
 pub(super) const METADATA: &str = "__cluster_metadata-0";
 
-/// A node's ports; three it listens on, and the one that clients are told.
-#[derive(Clone, Copy, Debug)]
+/// Ports a node listens on.
+#[derive(Clone, Debug)]
 pub(super) struct Ports {
     pub(super) client: u16,
     pub(super) broker: u16,
     pub(super) controller: u16,
-    pub(super) advertised: u16,
+    pub(super) doors: Vec<u16>,
 }
 
 impl Ports {
-    pub(super) fn free() -> Result<Self> {
+    pub(super) fn free(doors: usize) -> Result<Self> {
         let [client, broker, controller] = ports::free()?;
+        let doors = (0..doors).map(|_| Ok(ports::free::<1>()?[0]));
         Ok(Self {
             client,
             broker,
             controller,
-            advertised: client,
+            doors: doors.collect::<Result<_>>()?,
         })
     }
 }
@@ -59,12 +60,9 @@ impl Node {
         all: &[Ports],
         random: &Random,
     ) -> Result<Self> {
-        let (number, mut ports) = (index + 1, all[index]);
-        if let Some(advertised) = &setup.advertised {
-            match advertised.get(index) {
-                Some(port) => ports.advertised = *port,
-                None => bail!("no advertised port for node {number}"),
-            }
+        let (number, ports) = (index + 1, all[index].clone());
+        if setup.doors.iter().any(|door| door.len() != all.len()) {
+            bail!("a door has one port for each node");
         }
         let data = folder.join("data");
         fs::create_dir_all(data.join(METADATA))?;
@@ -77,7 +75,7 @@ impl Node {
         fs::write(data.join("meta.properties"), identity)?;
         let file = folder.join("server.properties");
         let mut text = String::new();
-        for (name, value) in settings(setup, number, ports, all, &data) {
+        for (name, value) in settings(setup, index, all, &data) {
             text.push_str(&format!("{name}={value}\n"));
         }
         fs::write(&file, text)?;
@@ -144,13 +142,7 @@ pub(super) fn java(installed: &Installed) -> Command {
 }
 
 /// Settings of a test node: small, quick to notice a death, and forgetting nothing it acknowledged.
-fn settings(
-    setup: &Setup,
-    number: usize,
-    ports: Ports,
-    all: &[Ports],
-    data: &Path,
-) -> BTreeMap<String, String> {
+fn settings(setup: &Setup, index: usize, all: &[Ports], data: &Path) -> BTreeMap<String, String> {
     let replicas = all.len().to_string();
     let in_sync = (all.len() / 2 + 1).to_string();
     // Below this a busy machine has its brokers fenced without cause; the default of 9 s makes a
@@ -166,26 +158,30 @@ fn settings(
         client,
         broker,
         controller,
-        advertised,
-    } = ports;
+        doors,
+    } = &all[index];
+    let mut listeners = vec![
+        format!("CLIENT://127.0.0.1:{client}"),
+        format!("BROKER://127.0.0.1:{broker}"),
+    ];
+    let mut advertised = listeners.clone();
+    listeners.push(format!("CONTROLLER://127.0.0.1:{controller}"));
+    for (number, (own, told)) in doors.iter().zip(&setup.doors).enumerate() {
+        listeners.push(format!("DOOR{number}://127.0.0.1:{own}"));
+        advertised.push(format!("DOOR{number}://127.0.0.1:{}", told[index]));
+    }
+    let plain = listeners.iter().map(|listener| {
+        let name = listener.split(':').next().unwrap_or_default();
+        format!("{name}:PLAINTEXT")
+    });
+    let plain = plain.collect::<Vec<_>>().join(",");
     let mut settings: BTreeMap<String, String> = [
         ("process.roles", "broker,controller".to_owned()),
-        ("node.id", number.to_string()),
+        ("node.id", (index + 1).to_string()),
         ("controller.quorum.voters", voters),
-        (
-            "listeners",
-            format!(
-                "CLIENT://127.0.0.1:{client},BROKER://127.0.0.1:{broker},CONTROLLER://127.0.0.1:{controller}"
-            ),
-        ),
-        (
-            "advertised.listeners",
-            format!("CLIENT://127.0.0.1:{advertised},BROKER://127.0.0.1:{broker}"),
-        ),
-        (
-            "listener.security.protocol.map",
-            "CLIENT:PLAINTEXT,BROKER:PLAINTEXT,CONTROLLER:PLAINTEXT".to_owned(),
-        ),
+        ("listeners", listeners.join(",")),
+        ("advertised.listeners", advertised.join(",")),
+        ("listener.security.protocol.map", plain),
         ("inter.broker.listener.name", "BROKER".to_owned()),
         ("controller.listener.names", "CONTROLLER".to_owned()),
         ("log.dirs", data.display().to_string()),
@@ -197,10 +193,7 @@ fn settings(
         ("share.coordinator.state.topic.replication.factor", replicas),
         ("share.coordinator.state.topic.min.isr", in_sync),
         ("broker.session.timeout.ms", session_ms.to_string()),
-        (
-            "broker.heartbeat.interval.ms",
-            (session_ms / 5).to_string(),
-        ),
+        ("broker.heartbeat.interval.ms", (session_ms / 5).to_string()),
     ]
     .map(|(name, value)| (name.to_owned(), value))
     .into();

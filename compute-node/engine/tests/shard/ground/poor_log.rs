@@ -1,16 +1,17 @@
 //! The log as one node sees it over a poor connection: reads and ends fail by a script, answers to
-//! appends can be held back, the whole service can be away. Faults of the service itself, which
+//! appends can be held back, the whole service can be away, or be another one that is empty. Faults of the service itself, which
 //! everybody sees, are `MemoryWal`'s.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use auxo_wal_adapters::memory::MemoryWal;
 use auxo_wal_adapters::{
-    AppendError, Appending, Chunk, Durability, End, Frame, Offset, Region, RegionId, Wal, WalError,
+    AppendError, Appending, Chunk, Durability, End, Frame, Offset, Placed, Region, RegionId, Wal,
+    WalError,
 };
 use futures::FutureExt;
 use parking_lot::Mutex;
@@ -39,6 +40,7 @@ struct State {
     ends: Mutex<VecDeque<Poor>>,
     away: watch::Sender<bool>,
     held: watch::Sender<bool>,
+    remade: AtomicBool,
     appended: AtomicUsize,
     events: Events,
 }
@@ -50,6 +52,7 @@ impl PoorLog {
             ends: Mutex::default(),
             away: watch::Sender::new(false),
             held: watch::Sender::new(false),
+            remade: AtomicBool::new(false),
             appended: AtomicUsize::new(0),
             events,
         };
@@ -82,6 +85,11 @@ impl PoorLog {
     /// While away, this node cannot reach the service.
     pub(crate) fn away(&self, away: bool) {
         self.state.away.send_replace(away);
+    }
+
+    /// From now on appends of this node land in an empty log in the place of the one it knows.
+    pub(crate) fn remade(&self) {
+        self.state.remade.store(true, Ordering::SeqCst);
     }
 
     /// While held, appends land and this node is not told.
@@ -133,6 +141,9 @@ impl Region for PoorRegion {
     fn append(&self, frame: Frame) -> Appending {
         if let Err(error) = self.state.reachable() {
             return futures::future::ready(Err(AppendError::Refused(error))).boxed();
+        }
+        if self.state.remade.load(Ordering::SeqCst) {
+            return futures::future::ready(Ok(Placed::At(0))).boxed();
         }
         let appending = self.region.append(frame);
         self.state.appended.fetch_add(1, Ordering::SeqCst);

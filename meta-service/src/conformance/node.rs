@@ -13,61 +13,61 @@ use auxo_proto::pb::meta::{
 use auxo_proto::topology::Topology;
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
 use tokio_stream::wrappers::ReceiverStream;
-use tokio_util::sync::{CancellationToken, DropGuard};
 use tonic::transport::Channel;
 
-use crate::PATIENCE;
+use super::PATIENCE;
 
 /// What it has and was told.
 #[derive(Default)]
-pub(crate) struct State {
-    pub(crate) shards: BTreeMap<u64, ShardState>,
-    pub(crate) tablets: BTreeSet<u64>,
+pub(super) struct State {
+    pub(super) shards: BTreeMap<u64, ShardState>,
+    pub(super) tablets: BTreeSet<u64>,
     /// Orders it was sent, each as often as it came.
-    pub(crate) orders: Vec<String>,
+    pub(super) orders: Vec<String>,
+    /// Whether it says nothing, on a stream that stays.
+    pub(super) silent: bool,
     /// Verbs it refuses for ever.
-    pub(crate) refuses: BTreeSet<&'static str>,
+    pub(super) refuses: BTreeSet<&'static str>,
     /// How its last session ended, if meta said so.
-    pub(crate) told: String,
+    pub(super) told: String,
 }
 
 /// A node under a name.
-pub(crate) struct Node {
-    pub(crate) state: Arc<Mutex<State>>,
-    pub(crate) topology: watch::Receiver<Topology>,
-    _stop: DropGuard,
+pub(super) struct Node {
+    pub(super) state: Arc<Mutex<State>>,
+    pub(super) topology: watch::Receiver<Topology>,
+    /// Ends with its handle.
+    _session: JoinSet<()>,
 }
 
 impl Node {
-    pub(crate) fn start(name: &str, channel: Channel) -> Self {
+    pub(super) fn start(name: &str, channel: Channel) -> Self {
         let state = Arc::new(Mutex::new(State::default()));
         Self::start_with(name, channel, state)
     }
 
-    pub(crate) fn start_with(name: &str, channel: Channel, state: Arc<Mutex<State>>) -> Self {
+    pub(super) fn start_with(name: &str, channel: Channel, state: Arc<Mutex<State>>) -> Self {
         let (publish, topology) = watch::channel(Topology::default());
-        let stop = CancellationToken::new();
-        let (name, kept, stopped) = (name.to_owned(), Arc::clone(&state), stop.clone());
-        #[allow(clippy::disallowed_methods, reason = "ends with the test's runtime")]
-        tokio::spawn(async move {
-            while !stopped.is_cancelled() {
-                tokio::select! {
-                    _ = session(&name, channel.clone(), &kept, &publish) => {}
-                    () = stopped.cancelled() => return,
-                }
+        let (name, kept) = (name.to_owned(), Arc::clone(&state));
+        let mut sessions = JoinSet::new();
+        sessions.spawn(async move {
+            loop {
+                // However it ended, it comes again.
+                let _ = session(&name, channel.clone(), &kept, &publish).await;
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
         });
         Self {
             state,
             topology,
-            _stop: stop.drop_guard(),
+            _session: sessions,
         }
     }
 
     /// Waits until it is as wanted.
-    pub(crate) async fn until(&self, wanted: impl Fn(&State) -> bool) {
+    pub(super) async fn until(&self, wanted: impl Fn(&State) -> bool) {
         let looked = async {
             while !wanted(&self.state.lock()) {
                 tokio::time::sleep(Duration::from_millis(10)).await;
@@ -77,7 +77,7 @@ impl Node {
     }
 
     /// Waits for a topology of at least that number.
-    pub(crate) async fn topology(&self, number: u64) -> Topology {
+    pub(super) async fn topology(&self, number: u64) -> Topology {
         let mut topology = self.topology.clone();
         let newer = topology.wait_for(|topology| topology.number >= number);
         let newer = tokio::time::timeout(PATIENCE, newer).await.unwrap();
@@ -118,6 +118,9 @@ async fn session(
                 _ => return Ok(()),
             },
             _ = beat.tick() => {
+                if state.lock().silent {
+                    continue;
+                }
                 let report = Report {
                     shards: state.lock().shards.values().cloned().collect(),
                     ..Report::default()
@@ -158,6 +161,7 @@ fn carry_out(state: &mut State, order: &Order) -> Outcome {
     let verb = match &order.verb {
         Some(Verb::Open(_)) => "open",
         Some(Verb::Close(_)) => "close",
+        Some(Verb::Flush(_)) => "flush",
         Some(Verb::CreateTablets(_)) => "create",
         Some(Verb::DropTablets(_)) => "drop",
         other => panic!("{other:?}"),
@@ -184,6 +188,7 @@ fn carry_out(state: &mut State, order: &Order) -> Outcome {
         Verb::Close(_) => {
             state.shards.remove(&order.shard);
         }
+        Verb::Flush(_) => {}
         Verb::CreateTablets(create) => {
             assert!(state.shards.contains_key(&order.shard), "{}", order.id);
             state

@@ -2,41 +2,36 @@
 
 use std::sync::Arc;
 
-use auxo_meta_service::MetaServer;
-use auxo_meta_service::api::Standing;
-use auxo_meta_service::keys::Key;
-use auxo_meta_service::model::change::Change;
-use auxo_meta_service::reign::WriteError;
 use auxo_proto::ids::TenantId;
 use auxo_proto::pb::meta::meta_client::MetaClient;
 use auxo_proto::pb::meta::{AdminCall, admin_reply};
 use etcd_client::{DeleteOptions, PutOptions};
 use serde_json::json;
 
-use crate::node::Node;
-use crate::{Etcd, Meta, PATIENCE, create, dump};
+use super::node::Node;
+use super::{Ground, Meta, PATIENCE, create, dump};
+use crate::MetaServer;
+use crate::api::Standing;
+use crate::keys::Key;
+use crate::model::change::Change;
+use crate::reign::{Reign, WriteError};
 
-fn reign(server: &MetaServer) -> Option<Arc<auxo_meta_service::reign::Reign>> {
+fn reign(server: &MetaServer) -> Option<Arc<Reign>> {
     match &*server.standing().borrow() {
         Standing::Leading(lead) => Some(Arc::clone(&lead.reign)),
         Standing::Following(_) => None,
     }
 }
 
-#[tokio::test]
-async fn the_second_follows_and_takes_over_when_the_first_stops() {
-    let etcd = Etcd::start().await;
-    let first = Meta::start_as("one", "main", etcd.client().await, Arc::new(|_| false)).await;
+fn follows(standing: &Standing, leader: &str) -> bool {
+    matches!(standing, Standing::Following(Some(named)) if named == leader)
+}
+
+pub(super) async fn the_second_follows_and_takes_over_when_the_first_stops(ground: Ground) {
+    let first = Meta::start_as("one", "main", ground.client().await, Arc::new(|_| false)).await;
     first.leads().await;
-    let second = Meta::start_as("two", "main", etcd.client().await, Arc::new(|_| false)).await;
-    let mut standing = second.server.standing();
-    let follows = standing.wait_for(
-        |standing| matches!(standing, Standing::Following(Some(leader)) if leader == "one"),
-    );
-    tokio::time::timeout(PATIENCE, follows)
-        .await
-        .unwrap()
-        .unwrap();
+    let second = Meta::start_as("two", "main", ground.client().await, Arc::new(|_| false)).await;
+    second.stands(|standing| follows(standing, "one")).await;
     let call = AdminCall {
         verb: "status".to_owned(),
         ..AdminCall::default()
@@ -61,10 +56,24 @@ async fn the_second_follows_and_takes_over_when_the_first_stops() {
     second.server.stop().await;
 }
 
-#[tokio::test]
-async fn a_deposed_leader_can_change_nothing() {
-    let etcd = Etcd::start().await;
-    let client = etcd.client().await;
+pub(super) async fn a_follower_names_the_leader_though_nothing_changes(ground: Ground) {
+    let client = ground.client().await;
+    // Somebody leads whose campaign is all there is, and whose lease nobody needs to keep alive.
+    let lease = client.lease_client().grant(3_600, None).await.unwrap().id();
+    let key = format!("/auxo/main/leader/{lease:016x}");
+    let value = r#"{"name":"other","api":"there:1","build":"test"}"#;
+    let on_lease = PutOptions::new().with_lease(lease);
+    let mut kv = client.kv_client();
+    kv.put(key, value, Some(on_lease)).await.unwrap();
+    for name in ["one", "two", "three", "four"] {
+        let meta = Meta::start_as(name, "main", client.clone(), Arc::new(|_| false)).await;
+        meta.stands(|standing| follows(standing, "there:1")).await;
+        meta.server.stop().await;
+    }
+}
+
+pub(super) async fn a_deposed_leader_can_change_nothing(ground: Ground) {
+    let client = ground.client().await;
     let meta = Meta::start("main", client.clone()).await;
     meta.leads().await;
     let old = reign(&meta.server).unwrap();
@@ -101,10 +110,8 @@ async fn a_deposed_leader_can_change_nothing() {
     meta.server.stop().await;
 }
 
-#[tokio::test]
-async fn a_decision_on_an_old_model_is_made_anew() {
-    let etcd = Etcd::start().await;
-    let client = etcd.client().await;
+pub(super) async fn a_decision_on_an_old_model_is_made_anew(ground: Ground) {
+    let client = ground.client().await;
     let meta = Meta::start("main", client.clone()).await;
     meta.leads().await;
     let reign = reign(&meta.server).unwrap();
@@ -130,10 +137,10 @@ async fn a_decision_on_an_old_model_is_made_anew() {
     meta.server.stop().await;
 }
 
-#[tokio::test]
-async fn a_process_that_starts_again_does_not_wait_for_its_own_earlier_lease() {
-    let etcd = Etcd::start().await;
-    let client = etcd.client().await;
+pub(super) async fn a_process_that_starts_again_does_not_wait_for_its_own_earlier_lease(
+    ground: Ground,
+) {
+    let client = ground.client().await;
     let lease = client.lease_client().grant(3_600, None).await.unwrap().id();
     let key = format!("/auxo/main/leader/{lease:016x}");
     let value = r#"{"name":"meta","api":"meta","build":"earlier"}"#;
@@ -149,5 +156,29 @@ async fn a_process_that_starts_again_does_not_wait_for_its_own_earlier_lease() {
         client.kv_client().get(key, None).await.unwrap().kvs().len(),
         0
     );
+    meta.server.stop().await;
+}
+
+pub(super) async fn a_leader_without_etcd_gives_up_and_leads_again_once_it_is_back(
+    mut ground: Ground,
+) {
+    let meta = Meta::start("main", ground.client().await).await;
+    let node = Node::start("node-1", meta.channel.clone());
+    meta.ddl(create("main", "cpu", 2)).await.unwrap();
+    let old = reign(&meta.server).unwrap();
+    ground.etcd.stop().await.unwrap();
+    meta.stands(|standing| matches!(standing, Standing::Following(_)))
+        .await;
+    assert!(old.over.is_cancelled());
+    let waits = meta.ddl(create("main", "mem", 1));
+    let back = async {
+        ground.etcd.start().await.unwrap();
+        meta.leads().await;
+    };
+    let (made, ()) = tokio::join!(waits, back);
+    node.topology(made.unwrap().topology).await;
+    assert!(reign(&meta.server).unwrap().number > old.number);
+    let tablets = node.state.lock().tablets.len();
+    assert_eq!(tablets, 3, "each was made once");
     meta.server.stop().await;
 }

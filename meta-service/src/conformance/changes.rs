@@ -3,19 +3,17 @@
 use auxo_proto::ddl::Ddl;
 use auxo_proto::ids::{DatabaseId, TableId};
 use auxo_proto::schema::{TableInfo, TableOptions};
-use serde_json::json;
+use serde_json::{Value, json};
 
-use crate::node::Node;
-use crate::{Etcd, Meta, create, drop_table, dump, field};
+use super::node::Node;
+use super::{Ground, Meta, create, drop_table, dump, field};
 
 fn table_of(json: &[u8]) -> TableInfo {
     serde_json::from_slice(json).unwrap()
 }
 
-#[tokio::test]
-async fn a_new_cluster_gets_a_database_and_shards_and_takes_tables() {
-    let etcd = Etcd::start().await;
-    let meta = Meta::start("main", etcd.client().await).await;
+pub(super) async fn a_new_cluster_gets_a_database_and_shards_and_takes_tables(ground: Ground) {
+    let meta = Meta::start("main", ground.client().await).await;
     let node = Node::start("node-1", meta.channel.clone());
     let made = meta.ddl(create("main", "cpu", 4)).await.unwrap();
     let topology = node.topology(made.topology).await;
@@ -35,10 +33,8 @@ async fn a_new_cluster_gets_a_database_and_shards_and_takes_tables() {
     meta.server.stop().await;
 }
 
-#[tokio::test]
-async fn columns_and_options_are_changed_under_a_rising_schema_number() {
-    let etcd = Etcd::start().await;
-    let meta = Meta::start("main", etcd.client().await).await;
+pub(super) async fn columns_and_options_are_changed_under_a_rising_schema_number(ground: Ground) {
+    let meta = Meta::start("main", ground.client().await).await;
     let node = Node::start("node-1", meta.channel.clone());
     meta.ddl(create("main", "cpu", 1)).await.unwrap();
     let add = |columns: &[&str], if_not_exists| Ddl::AddColumns {
@@ -73,10 +69,8 @@ async fn columns_and_options_are_changed_under_a_rising_schema_number() {
     meta.server.stop().await;
 }
 
-#[tokio::test]
-async fn a_dropped_database_takes_its_tables_along_and_its_name_is_free() {
-    let etcd = Etcd::start().await;
-    let client = etcd.client().await;
+pub(super) async fn a_dropped_database_takes_its_tables_along_and_its_name_is_free(ground: Ground) {
+    let client = ground.client().await;
     let meta = Meta::start("main", client.clone()).await;
     let node = Node::start("node-1", meta.channel.clone());
     let make = |if_not_exists| Ddl::CreateDatabase {
@@ -125,10 +119,8 @@ async fn a_dropped_database_takes_its_tables_along_and_its_name_is_free() {
     meta.server.stop().await;
 }
 
-#[tokio::test]
-async fn a_table_whose_tablets_cannot_be_made_leaves_nothing() {
-    let etcd = Etcd::start().await;
-    let client = etcd.client().await;
+pub(super) async fn a_table_whose_tablets_cannot_be_made_leaves_nothing(ground: Ground) {
+    let client = ground.client().await;
     let meta = Meta::start("main", client.clone()).await;
     let node = Node::start("node-1", meta.channel.clone());
     meta.ddl(create("main", "good", 1)).await.unwrap();
@@ -150,10 +142,8 @@ async fn a_table_whose_tablets_cannot_be_made_leaves_nothing() {
     meta.server.stop().await;
 }
 
-#[tokio::test]
-async fn the_same_request_key_is_the_same_change() {
-    let etcd = Etcd::start().await;
-    let meta = Meta::start("main", etcd.client().await).await;
+pub(super) async fn the_same_request_key_is_the_same_change(ground: Ground) {
+    let meta = Meta::start("main", ground.client().await).await;
     let _node = Node::start("node-1", meta.channel.clone());
     let first = meta
         .ddl_keyed(create("main", "cpu", 2), "key")
@@ -183,10 +173,8 @@ async fn the_same_request_key_is_the_same_change() {
     meta.server.stop().await;
 }
 
-#[tokio::test]
-async fn what_cannot_be_is_refused_by_name() {
-    let etcd = Etcd::start().await;
-    let meta = Meta::start("main", etcd.client().await).await;
+pub(super) async fn what_cannot_be_is_refused_by_name(ground: Ground) {
+    let meta = Meta::start("main", ground.client().await).await;
     let _node = Node::start("node-1", meta.channel.clone());
     let code = async |ddl| meta.ddl(ddl).await.unwrap_err().code;
     assert_eq!(code(create("nowhere", "cpu", 1)).await, 1201);
@@ -199,10 +187,10 @@ async fn what_cannot_be_is_refused_by_name() {
     meta.server.stop().await;
 }
 
-#[tokio::test]
-async fn a_node_that_comes_back_without_its_shards_is_told_to_open_them_again() {
-    let etcd = Etcd::start().await;
-    let meta = Meta::start("main", etcd.client().await).await;
+pub(super) async fn a_node_that_comes_back_without_its_shards_is_told_to_open_them_again(
+    ground: Ground,
+) {
+    let meta = Meta::start("main", ground.client().await).await;
     let node = Node::start("node-1", meta.channel.clone());
     meta.ddl(create("main", "cpu", 2)).await.unwrap();
     drop(node);
@@ -221,10 +209,23 @@ async fn a_node_that_comes_back_without_its_shards_is_told_to_open_them_again() 
     meta.server.stop().await;
 }
 
-#[tokio::test]
-async fn a_closed_shard_is_opened_again_under_the_next_epoch() {
-    let etcd = Etcd::start().await;
-    let meta = Meta::start("main", etcd.client().await).await;
+pub(super) async fn a_node_that_was_silent_for_a_while_is_told_what_to_do_again(ground: Ground) {
+    let meta = Meta::start("main", ground.client().await).await;
+    let node = Node::start("node-1", meta.channel.clone());
+    meta.ddl(create("main", "cpu", 2)).await.unwrap();
+    let is = |online: bool| move |node: &Value| node["online"] == online;
+    meta.admin_until("node show", "1", is(true)).await;
+    node.state.lock().silent = true;
+    meta.admin_until("node show", "1", is(false)).await;
+    node.state.lock().silent = false;
+    meta.admin_until("node show", "1", is(true)).await;
+    meta.ddl(create("main", "mem", 2)).await.unwrap();
+    assert_eq!(node.state.lock().tablets.len(), 4);
+    meta.server.stop().await;
+}
+
+pub(super) async fn a_closed_shard_is_opened_again_under_the_next_epoch(ground: Ground) {
+    let meta = Meta::start("main", ground.client().await).await;
     let node = Node::start("node-1", meta.channel.clone());
     meta.ddl(create("main", "cpu", 2)).await.unwrap();
     meta.admin("shard close", "1/1").await;

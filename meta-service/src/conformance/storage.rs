@@ -1,31 +1,30 @@
 //! The store over an etcd that loses answers, compacts and restarts.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use auxo_meta_service::keys::Keys;
-use auxo_meta_service::model::mirror::Mirror;
-use auxo_meta_service::store::{CommitError, Expect, Put, Store, Txn};
 use auxo_proto::random::Random;
 use etcd_client::{Channel, Client};
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tower::util::BoxCloneSyncService;
 use tower::{Service, ServiceExt, service_fn};
 
-use crate::node::Node;
-use crate::{Etcd, Meta, PATIENCE, create, start_etcd};
+use super::node::Node;
+use super::{Ground, Meta, PATIENCE, create};
+use crate::keys::{Counter, Keys};
+use crate::model::mirror::Mirror;
+use crate::store::{CommitError, Expect, Put, Store, Txn};
 
-/// A client whose every second txn is carried out but answered with an error.
-async fn forgetful(etcd: &Etcd) -> (Client, Arc<AtomicUsize>) {
-    let Channel::Tonic(channel) = etcd.server.channel() else {
-        panic!("a tonic channel");
-    };
-    let txns = Arc::new(AtomicUsize::new(0));
-    let counted = Arc::clone(&txns);
+/// A client of which `fails` says, of each call's path, whether its answer is lost.
+async fn forgetful(
+    ground: &Ground,
+    fails: impl Fn(&str) -> bool + Clone + Send + Sync + 'static,
+) -> Client {
+    let channel = ground.channel();
     let service = service_fn(move |request: http::Request<tonic::body::Body>| {
         let mut channel = channel.clone();
-        let is_txn = request.uri().path().ends_with("/Txn");
-        let lost = is_txn && counted.fetch_add(1, Ordering::SeqCst).is_multiple_of(2);
+        let lost = fails(request.uri().path());
         async move {
             let answer = channel.ready().await?.call(request).await?;
             match lost {
@@ -38,7 +37,17 @@ async fn forgetful(etcd: &Etcd) -> (Client, Arc<AtomicUsize>) {
         }
     });
     let channel = Channel::Custom(BoxCloneSyncService::new(service));
-    (Client::from_channel(channel, None).await.unwrap(), txns)
+    Client::from_channel(channel, None).await.unwrap()
+}
+
+/// A client whose every second txn is carried out but answered with an error.
+async fn losing_every_second_txn(ground: &Ground) -> (Client, Arc<AtomicUsize>) {
+    let txns = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&txns);
+    let client = forgetful(ground, move |path| {
+        path.ends_with("/Txn") && counted.fetch_add(1, Ordering::SeqCst).is_multiple_of(2)
+    });
+    (client.await, txns)
 }
 
 fn put(key: &str, value: &str, expect: Expect) -> Txn {
@@ -53,10 +62,8 @@ fn put(key: &str, value: &str, expect: Expect) -> Txn {
     }
 }
 
-#[tokio::test]
-async fn a_lost_answer_is_settled_by_reading() {
-    let etcd = Etcd::start().await;
-    let (client, txns) = forgetful(&etcd).await;
+pub(super) async fn a_lost_answer_is_settled_by_reading(ground: Ground) {
+    let (client, txns) = losing_every_second_txn(&ground).await;
     let store = Store::new(client, Random::seeded(1));
     let revision = store.commit(&put("/k", "a", Expect::Absent)).await.unwrap();
     assert!(txns.load(Ordering::SeqCst) > 1, "the first answer was lost");
@@ -69,10 +76,8 @@ async fn a_lost_answer_is_settled_by_reading() {
     assert_eq!(store.get("/k").await.unwrap().unwrap().value, b"c");
 }
 
-#[tokio::test]
-async fn meta_works_over_an_etcd_that_loses_every_second_answer() {
-    let etcd = Etcd::start().await;
-    let (client, _) = forgetful(&etcd).await;
+pub(super) async fn meta_works_over_an_etcd_that_loses_every_second_answer(ground: Ground) {
+    let (client, _) = losing_every_second_txn(&ground).await;
     let meta = Meta::start("main", client).await;
     let node = Node::start("node-1", meta.channel.clone());
     let first = meta.ddl(create("main", "cpu", 150)).await.unwrap();
@@ -84,26 +89,23 @@ async fn meta_works_over_an_etcd_that_loses_every_second_answer() {
     meta.server.stop().await;
 }
 
-#[tokio::test]
-async fn a_mirror_survives_compaction_and_restart_of_etcd() {
-    let directory = tempfile::tempdir().unwrap();
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    let etcd = start_etcd(directory.path(), Some(listener)).await;
-    let endpoint = format!("http://{address}");
-    let client = Client::connect([endpoint], None).await.unwrap();
+pub(super) async fn a_mirror_survives_compaction_and_restart_of_etcd(mut ground: Ground) {
+    let away = Arc::new(AtomicBool::new(false));
+    let is_away = Arc::clone(&away);
+    let seen_by_mirror = forgetful(&ground, move |_| is_away.load(Ordering::SeqCst)).await;
+    let client = ground.client().await;
     let mut kv = client.kv_client();
     kv.put("/auxo/main/next/table", "5", None).await.unwrap();
     let mirror = Arc::new(Mirror::new(Keys::new("main")));
     let stop = CancellationToken::new();
-    let store = Store::new(client.clone(), Random::seeded(1));
+    let store = Store::new(seen_by_mirror, Random::seeded(1));
     let running = Arc::clone(&mirror);
     let stopped = stop.clone();
-    let mut tasks = tokio::task::JoinSet::new();
+    let mut tasks = JoinSet::new();
     tasks.spawn(async move { running.run(store, stopped).await });
     let counted = async |wanted: u64| {
         let seen = mirror.wait(|model| {
-            let table = model.next_id(auxo_meta_service::keys::Counter::Table);
+            let table = model.next_id(Counter::Table);
             (table == wanted).then_some(())
         });
         tokio::time::timeout(PATIENCE, seen).await.unwrap();
@@ -111,11 +113,12 @@ async fn a_mirror_survives_compaction_and_restart_of_etcd() {
     counted(5).await;
     kv.put("/auxo/main/next/table", "6", None).await.unwrap();
     counted(6).await;
-    etcd.stop().await;
     // Written and compacted before the mirror's watch can come back.
-    let etcd = start_etcd(directory.path(), None).await;
-    let behind = Client::from_channel(etcd.channel(), None).await.unwrap();
-    let mut kv = behind.kv_client();
+    away.store(true, Ordering::SeqCst);
+    ground.etcd.stop().await.unwrap();
+    ground.etcd.start().await.unwrap();
+    let client = ground.client().await;
+    let mut kv = client.kv_client();
     let mut revision = 0;
     for next in 7..=20 {
         let put = kv
@@ -124,13 +127,12 @@ async fn a_mirror_survives_compaction_and_restart_of_etcd() {
             .unwrap();
         revision = put.header().unwrap().revision();
     }
-    kv.delete("/auxo/main/format", None).await.unwrap();
     kv.compact(revision, None).await.unwrap();
-    etcd.stop().await;
-    let listener = tokio::net::TcpListener::bind(address).await.unwrap();
-    let etcd = start_etcd(directory.path(), Some(listener)).await;
+    ground.etcd.stop().await.unwrap();
+    ground.etcd.start().await.unwrap();
+    assert_eq!(mirror.read(|model| model.next_id(Counter::Table)), 6);
+    away.store(false, Ordering::SeqCst);
     counted(20).await;
     stop.cancel();
     while tasks.join_next().await.is_some() {}
-    etcd.stop().await;
 }
