@@ -130,7 +130,7 @@ impl Etcd {
             bail!("a cluster has 1 or 3 members");
         }
         // Building blocks for minutes, and other tests run on this thread.
-        let binary = tokio::task::spawn_blocking(install).await??;
+        let binary = install().await?;
         let mut attempt = 1;
         loop {
             let mut etcd = Self::new(&binary, members)?;
