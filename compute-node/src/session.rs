@@ -38,7 +38,7 @@ use tokio_util::task::TaskTracker;
 use doors::Doors;
 use kept::{KeptError, KeptNode, NodeFile, TopologyFile};
 use orders::Orders;
-use verbs::Verbs;
+use verbs::{OpenShard, Verbs};
 
 /// First and longest pause before another attempt to connect.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(1));
@@ -91,6 +91,17 @@ struct Inner {
     stop: CancellationToken,
 }
 
+/// Leaves the shards without a leader that the topology says this node leads and its own file does not:
+/// that file is written with each change, the topology up to a second later.
+fn disown(topology: &mut Topology, node: Option<NodeId>, opens: &[OpenShard]) {
+    for shard in &mut topology.shards {
+        let led = opens.iter().any(|open| open.shard == shard.id);
+        if node.is_some() && shard.leader == node && !led {
+            shard.leader = None;
+        }
+    }
+}
+
 impl Session {
     /// Reads the node's files and connects to meta until `stop` is cancelled.
     ///
@@ -108,7 +119,7 @@ impl Session {
         let node_file = NodeFile::new(&config.directory);
         let topology_file = TopologyFile::new(&config.directory);
         let kept = node_file.read().await?.unwrap_or_default();
-        let topology = match topology_file.read().await {
+        let mut topology = match topology_file.read().await {
             Ok(topology) => topology.unwrap_or_default(),
             Err(error) => {
                 tracing::warn!(%error, "kept topology not read, meta will send it");
@@ -117,6 +128,7 @@ impl Session {
         };
         doors.learn(&kept.meta);
         let node = (kept.node != 0).then_some(NodeId(kept.node));
+        disown(&mut topology, node, &kept.opens);
         let boot = random.uuid_v7(clock.now_ms()).to_string();
         let session = Self(Arc::new(Inner {
             orders: Orders::new(Arc::clone(&verbs), tasks.clone()),

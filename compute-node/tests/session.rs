@@ -15,6 +15,7 @@ use async_trait::async_trait;
 use auxo_compute_node::session::client::{Changed, MetaClient};
 use auxo_compute_node::session::doors::Doors;
 use auxo_compute_node::session::in_process::in_process;
+use auxo_compute_node::session::kept::NodeFile;
 use auxo_compute_node::session::verbs::{OpenShard, ShardRole, VerbError, Verbs};
 use auxo_compute_node::session::{Session, SessionConfig};
 use auxo_meta_service::{MetaConfig, MetaServer};
@@ -387,6 +388,45 @@ async fn without_meta_a_node_starts_with_what_it_kept() {
     let refused = asked.unwrap_err();
     assert_eq!(refused.code, ErrorCode::MetaUnavailable);
     assert!(refused.retryable());
+    second.stop().await;
+    etcd.server.stop().await;
+}
+
+#[tokio::test]
+async fn a_shard_that_went_just_before_the_end_is_not_taken_for_the_own() {
+    let directory = tempfile::tempdir().unwrap();
+    let etcd = etcd().await;
+    let (meta, channel) = etcd.meta().await;
+    let first = node(&channel, directory.path()).await;
+    first.opened(2).await;
+    let id = *first.session.node().borrow();
+    let kept = directory.path().join("topology.json");
+    let own = format!("\"leader\":{}", id.unwrap().0);
+    let written = async {
+        while !tokio::fs::read_to_string(&kept)
+            .await
+            .is_ok_and(|text| text.matches(&own).count() == 2)
+        {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, written).await.unwrap();
+    first.stop().await;
+    meta.stop().await;
+    let file = NodeFile::new(directory.path());
+    let mut own = file.read().await.unwrap().unwrap();
+    own.opens.retain(|open| open.shard == ShardId(1));
+    file.write(&own).await.unwrap();
+    let second = node(&channel, directory.path()).await;
+    let catalog = Arc::clone(&second.session.catalog().borrow());
+    let leaders: Vec<_> = catalog
+        .topology()
+        .shards
+        .iter()
+        .map(|shard| shard.leader)
+        .collect();
+    assert_eq!(leaders, [id, None]);
+    assert_eq!(second.opened(1).await, [(1, 1)]);
     second.stop().await;
     etcd.server.stop().await;
 }

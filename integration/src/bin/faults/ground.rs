@@ -145,7 +145,11 @@ impl Ground {
             }
         }
         self.cluster.served(SHARDS, SERVED_WITHIN).await?;
-        let verdict = self.load.judge(&self.load.node()).await.context("judge")?;
+        // Shards may move back to where they were: a node may say later for a moment.
+        let verdict = wait::until("all rows are judged", SERVED_WITHIN, || async {
+            self.load.judge(&self.load.node()).await
+        })
+        .await?;
         row.promise(verdict.lost == 0 && verdict.doubled == 0, || {
             format!("no row is lost or doubled: {verdict:?}")
         });
