@@ -324,19 +324,6 @@ impl Cluster {
         Ok(led)
     }
 
-    /// Waits until that many shards are served, and no others are known, as every compute node hears it.
-    pub async fn served(&self, shards: u32, within: Duration) -> Result<()> {
-        wait::until("every shard is served", within, || async {
-            for node in 0..self.nodes.len() {
-                let known = self.shards(node).await?;
-                let all = known.len() == shards as usize && known.iter().all(|led| led.served);
-                ensure!(all, "c{node} hears of {known:?}");
-            }
-            Ok(())
-        })
-        .await
-    }
-
     /// Which of the compute nodes leads a shard, as another one tells it.
     pub async fn leader(&self, shard: u64, told_by: usize) -> Result<usize> {
         let shards = self.shards(told_by).await?;

@@ -60,9 +60,12 @@ struct Seen {
     failed: Option<String>,
 }
 
+/// A log, and what its reader has seen of it.
+type Tail = (Arc<dyn Region>, Arc<Mutex<Seen>>);
+
 /// Readers of some logs; they end with this.
 pub(super) struct Tails {
-    logs: BTreeMap<u64, (Arc<dyn Region>, Arc<Mutex<Seen>>)>,
+    logs: BTreeMap<u64, Tail>,
     _readers: JoinSet<()>,
 }
 
