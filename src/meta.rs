@@ -39,8 +39,12 @@ pub(crate) async fn run(mut config: Config, shutdown: CancellationToken) -> Resu
         Some(etcd) => etcd_client::Client::from_channel(etcd.channel(), None).await,
         None => connect(&config.meta.etcd).await,
     };
+    let etcd = match embedded {
+        Some(_) => "embedded".to_owned(),
+        None => config.meta.etcd.join(", "),
+    };
     let started = async {
-        let client = client.with_context(|| format!("meta.etcd {:?}", config.meta.etcd))?;
+        let client = client.with_context(|| format!("meta.etcd {etcd}"))?;
         let meta = MetaConfig {
             cluster: config.cluster.clone(),
             name: config.node.clone(),
@@ -51,14 +55,11 @@ pub(crate) async fn run(mut config: Config, shutdown: CancellationToken) -> Resu
         };
         let incoming = TcpListenerStream::new(listener);
         let stop = CancellationToken::new();
-        anyhow::Ok(MetaServer::start(meta, client, clock, random, incoming, stop).await?)
+        let started = MetaServer::start(meta, client, clock, random, incoming, stop).await;
+        started.with_context(|| format!("meta.etcd {etcd}"))
     };
     let ended = match started.await {
         Ok(meta) => {
-            let etcd = match embedded {
-                Some(_) => "embedded".to_owned(),
-                None => config.meta.etcd.join(", "),
-            };
             tracing::info!(node = config.node, address, etcd, "meta");
             shutdown.cancelled().await;
             meta.stop().await;

@@ -59,6 +59,7 @@ async fn three_meta_nodes_on_a_real_etcd_lose_nothing() {
     the_leader_is_paused(&cluster, &load).await;
     etcd_is_away(&mut cluster, &load).await;
     load.judge(&cluster).await;
+    what_does_not_fit_is_named(&cluster).await;
     cluster.stop().await.unwrap();
 }
 
@@ -344,4 +345,26 @@ async fn etcd_is_away(cluster: &mut Cluster, load: &Load) {
     load.goes_on().await;
     eprintln!("etcd is back, changes go on after {:.1?}", back.elapsed());
     changed(&http, "DROP TABLE IF EXISTS not_now").await;
+}
+
+/// What meta says of everything in etcd, as a node passes it on.
+async fn checked(cluster: &Cluster) -> Value {
+    let http = &cluster.nodes[0].http;
+    let answer = http.send(http.request(Method::GET, "/v1/meta/check"));
+    let answer = answer.await.unwrap();
+    assert_eq!(answer.status, 200, "{}", answer.body);
+    answer.json()
+}
+
+async fn what_does_not_fit_is_named(cluster: &Cluster) {
+    let whole = json!({"whole": true, "violations": []});
+    assert_eq!(checked(cluster).await, whole);
+    let mut kv = cluster.etcd_client().await.unwrap().kv_client();
+    let key = format!("{ROOT}tablet/{:020}/{:020}", 900, 1);
+    let tablet = r#"{"lo":0,"hi":9,"shard":1}"#;
+    kv.put(key.as_str(), tablet, None).await.unwrap();
+    let violations = json!([{"key": key, "what": "there is no table 900"}]);
+    assert_eq!(checked(cluster).await["violations"], violations);
+    kv.delete(key, None).await.unwrap();
+    assert_eq!(checked(cluster).await, whole);
 }

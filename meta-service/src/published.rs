@@ -1,5 +1,5 @@
-//! The newest topology as nodes are sent it: whole to one that has another, and as the difference
-//! to one that has been sent an earlier one.
+//! The newest topology as nodes are sent it: whole to one that has another, its routes to one that has
+//! its number, and as the difference to one that has been sent an earlier one.
 //!
 //! Each form is encoded once, whatever the number of nodes.
 //!
@@ -8,7 +8,7 @@
 use std::sync::{Arc, OnceLock};
 
 use auxo_proto::pb::meta::TopologyPush;
-use auxo_proto::topology::Topology;
+use auxo_proto::topology::{Topology, TopologyChange};
 use bytes::Bytes;
 use parking_lot::Mutex;
 use serde::Serialize;
@@ -26,6 +26,7 @@ pub struct Published {
     /// The topology.
     pub topology: Topology,
     whole: OnceLock<Bytes>,
+    routes: OnceLock<Bytes>,
     /// Encoded differences to earlier ones, by their numbers. Never locked over an await.
     since: Mutex<Vec<(u64, Bytes)>>,
 }
@@ -36,6 +37,7 @@ impl Published {
         Arc::new(Self {
             topology: reign.mirror.read(Model::topology),
             whole: OnceLock::new(),
+            routes: OnceLock::new(),
             since: Mutex::default(),
         })
     }
@@ -49,6 +51,29 @@ impl Published {
                 None => self.whole.get_or_init(|| encode(&self.topology)).clone(),
                 Some(held) => self.difference(&held.topology),
             },
+        }
+    }
+
+    /// What a node is sent that has this topology by its number: all shards and nodes. It may have it
+    /// from an earlier leader, under whom a shard had not begun to change hands yet, which raises the
+    /// number only at its end.
+    pub(crate) fn routes(&self) -> TopologyPush {
+        let Topology { number, .. } = self.topology;
+        let encoded = || {
+            encode(&TopologyChange {
+                base: number,
+                number,
+                tables: Vec::new(),
+                gone: Vec::new(),
+                databases: None,
+                shards: Some(self.topology.shards.clone()),
+                nodes: Some(self.topology.nodes.clone()),
+            })
+        };
+        TopologyPush {
+            number,
+            base: number,
+            json: self.routes.get_or_init(encoded).clone(),
         }
     }
 

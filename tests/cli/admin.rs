@@ -1,5 +1,10 @@
 //! `auxo admin` and `auxo version --server`.
 
+use std::collections::BTreeMap;
+use std::io::{BufRead as _, BufReader};
+
+use serde_json::Value;
+
 use crate::process::auxo;
 use crate::responder::{Request, Responder, answer, problem};
 
@@ -25,6 +30,11 @@ fn cluster(online: bool, ready: bool) -> Responder {
             }
             "/v1/health" => r#"{"node":"c1","version":"9.8.7"}"#.to_owned(),
             "/v1/shards/7" => r#"{"shard":7,"leader":"c1","followers":["c2","c3"]}"#.to_owned(),
+            "/v1/meta/check" => {
+                let wrong = r#"{"key":"/auxo/eu/shard/7","what":"there is no node 3"}"#;
+                let wrong = if ready { "" } else { wrong };
+                format!(r#"{{"whole":{ready},"violations":[{wrong}]}}"#)
+            }
             "/v1/tables" => "[]".to_owned(),
             "/v1/procedures" => "7".to_owned(),
             "/v1/tables/a%2Fb" => r#"{"name":"a/b"}"#.to_owned(),
@@ -79,4 +89,88 @@ fn things_are_listed_and_shown() {
     assert_eq!(nothing.stderr, "error: NOT_FOUND: no such thing\n");
     let version = run(&["version", "--server"]).expect(0);
     assert!(version.stdout.ends_with("\nnode c1 9.8.7\n"), "{version:?}");
+}
+
+#[test]
+fn a_cluster_is_shown_again_and_again() {
+    let node = cluster(true, true);
+    let watched = auxo(&["admin", "status", "--watch", "--url", &node.url]);
+    let (mut running, _directory) = watched.start();
+    let screens = BufReader::new(running.child.stdout.take().unwrap()).lines();
+    let screens = screens.filter(|line| line.as_ref().unwrap() == "cluster      eu");
+    assert_eq!(screens.take(2).count(), 2);
+    running.interrupt();
+    assert_eq!(running.wait().code, None, "the interrupt ended it");
+}
+
+#[test]
+fn what_does_not_hold_is_named_with_its_key() {
+    let whole = cluster(true, true);
+    let run = |url: &str| auxo(&["admin", "meta", "check", "--url", url]).run();
+    run(&whole.url).expect(0);
+    let broken = run(&cluster(true, false).url).expect(7);
+    assert_eq!(
+        broken.stdout,
+        "key              | what\n-----------------+-------------------\n\
+         /auxo/eu/shard/7 | there is no node 3\n"
+    );
+}
+
+/// State and sight of each thing that the doctor looked at, and the exit code.
+fn examined(arguments: &[&str]) -> (BTreeMap<String, (String, String)>, Option<i32>) {
+    let doctor = auxo(&[&["admin", "doctor", "-o", "json"], arguments].concat());
+    let doctor = doctor.env("AUXO_LISTEN__PUBLIC", "127.0.0.1:0");
+    let ended = doctor.env("AUXO_LISTEN__INTERNAL", "127.0.0.1:0").run();
+    let told: Value = serde_json::from_str(&ended.stdout).unwrap();
+    let findings = told["findings"].as_array().unwrap().iter().map(|one| {
+        let text = |name: &str| one[name].as_str().unwrap().to_owned();
+        assert_eq!(one["state"] == "broken", one["what_to_do"].is_string());
+        (text("check"), (text("state"), text("seen")))
+    });
+    (findings.collect(), ended.code)
+}
+
+#[test]
+fn the_doctor_names_what_is_broken_and_nothing_else() {
+    let sound = cluster(true, true);
+    let (found, _) = examined(&["--url", &sound.url]);
+    // How many files may be open is not ours to say here.
+    for (name, (state, seen)) in found.iter().filter(|(name, _)| *name != "files") {
+        assert_ne!(state, "broken", "{name}: {seen}");
+    }
+    let node = cluster(false, false);
+    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let nobody = nobody.local_addr().unwrap();
+    let setting = |key: &str, value: String| format!("{key}={value}");
+    let settings = [
+        setting("wal.url", format!("kafka://{nobody}")),
+        setting("store.url", "s3://rows".to_owned()),
+        setting("store.endpoint", format!("http://{nobody}")),
+        setting("meta.etcd", format!("http://{nobody}")),
+        setting("meta.members", nobody.to_string()),
+    ];
+    let mut arguments = vec!["--url", &node.url];
+    for setting in &settings {
+        arguments.extend(["--setting", setting]);
+    }
+    let (found, code) = examined(&arguments);
+    assert_eq!(code, Some(7));
+    let nobody = nobody.to_string();
+    let wanted = [
+        ("wal", nobody.as_str()),
+        ("store", "store.url s3://rows"),
+        ("etcd", &nobody),
+        ("members", &nobody),
+        ("node", "shards_open: 3/5"),
+        ("nodes", "c2 is offline"),
+        ("model", "/auxo/eu/shard/7: there is no node 3"),
+    ];
+    for (name, part) in wanted {
+        let (state, seen) = &found[name];
+        assert_eq!(state, "broken", "{name}: {seen}");
+        assert!(seen.contains(part), "{name}: {seen}");
+    }
+    let (found, code) = examined(&["--url", "http://127.0.0.1:1"]);
+    assert_eq!((found["node"].0.as_str(), code), ("broken", Some(7)));
+    assert_eq!(found["nodes"].0, "skipped");
 }

@@ -10,7 +10,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use auxo_proto::ddl::Ddl;
-use auxo_proto::ids::TableId;
+use auxo_proto::ids::{NodeId, ShardId, TableId};
+use auxo_proto::topology::ShardRoute;
 use etcd_client::Client;
 use futures::{StreamExt, stream};
 use parking_lot::Mutex;
@@ -32,6 +33,8 @@ struct End {
     tablets: Vec<u64>,
     /// Shards of each node that is left, with their epochs.
     shards: Vec<Vec<(u64, u64)>>,
+    /// Where each of them thinks that shards are led.
+    routes: Vec<Vec<ShardRoute>>,
 }
 
 /// One play on a cluster of its own.
@@ -89,7 +92,10 @@ impl Stage {
         past.sort();
         let mut tablets = BTreeSet::new();
         let mut shards = Vec::new();
+        let mut routes = Vec::new();
+        let newest = left["topology"]["number"].as_u64().unwrap();
         for node in nodes {
+            routes.push(node.topology(newest).await.shards);
             let state = node.state.lock();
             tablets.extend(state.tablets.iter().copied());
             let served = state.shards.values();
@@ -100,6 +106,7 @@ impl Stage {
             past,
             tablets: tablets.into_iter().collect(),
             shards,
+            routes,
         };
         self.meta.server.stop().await;
         let points = self.points.lock().clone();
@@ -269,6 +276,10 @@ async fn shards_move(stage: Stage) -> (End, Vec<String>) {
     meta.admin_until("shard show", "2", at(2, 1, "0:1")).await;
     let second = stage.node("node-2");
     meta.admin_until("shard show", "1", at(1, 2, "0:2")).await;
+    // Also a node that was told of the routes by the leader before, under the same number.
+    for node in [&first, &second] {
+        node.routes(ShardId(1), NodeId(2)).await;
+    }
     let is_closed = |shown: &Value| shown["replicas"] == json!([]);
     stage.have("shard close", "2/1", is_closed).await;
     // Whether it is served is not known to a new leader before the node has said Hello to it.

@@ -4,13 +4,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use auxo_proto::ids::{NodeId, ShardId};
 use auxo_proto::pb::meta::answer::Outcome;
 use auxo_proto::pb::meta::order::Verb;
 use auxo_proto::pb::meta::sessions_client::SessionsClient;
 use auxo_proto::pb::meta::{
     Answer, Done, Down, Failed, Hello, Order, Report, Role, ShardPhase, ShardState, Up, down, up,
 };
-use auxo_proto::topology::Topology;
+use auxo_proto::topology::{ShardRoute, Topology};
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
@@ -81,6 +82,18 @@ impl Node {
         let newer = tokio::time::timeout(PATIENCE, newer).await.unwrap();
         newer.unwrap().clone()
     }
+
+    /// Waits until it thinks that the shard is led there.
+    pub(super) async fn routes(&self, shard: ShardId, leader: NodeId) {
+        let mut topology = self.topology.clone();
+        let led = |one: &ShardRoute| one.id == shard && one.leader == Some(leader);
+        let routed = topology.wait_for(|topology| topology.shards.iter().any(led));
+        let routed = tokio::time::timeout(PATIENCE, routed).await;
+        assert!(
+            routed.is_ok(),
+            "shard {shard} is not thought to be led by node {leader}"
+        );
+    }
 }
 
 async fn session(
@@ -97,6 +110,7 @@ async fn session(
         protocol_least: 1,
         protocol_most: 1,
         shards: state.lock().shards.values().cloned().collect(),
+        topology: publish.borrow().number,
         ..Hello::default()
     };
     let say = |content| Up {

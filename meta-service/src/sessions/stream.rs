@@ -101,9 +101,16 @@ async fn converse(
     if send(sink, down::Content::Welcome(welcome)).await.is_err() {
         return End::Gone;
     }
-    // A topology from before this stream is not known here any more: another one is sent whole.
+    // A topology from before this stream is not known here any more: another one is sent whole, and of
+    // this one what may have changed under its number.
     let newest = Arc::clone(&topology.borrow_and_update());
     let mut held = (newest.topology.number == hello.topology).then_some(newest);
+    if let Some(held) = &held {
+        let routes = down::Content::Topology(held.routes());
+        if send(sink, routes).await.is_err() {
+            return End::Gone;
+        }
+    }
     let (number, mut orders) = sessions.connect(node, hello);
     tracing::info!(%node, name = hello.name, boot = hello.boot, "node connected");
     let ended = loop {

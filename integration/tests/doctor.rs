@@ -1,0 +1,84 @@
+//! What `auxo admin doctor` says of real servers that are not set as they must be.
+
+#![allow(
+    clippy::unwrap_used,
+    reason = "functions that tests share, where the lint does not see that they are of tests"
+)]
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use integration::servers::etcd::Etcd;
+use integration::servers::kafka;
+use integration::servers::versitygw::Versitygw;
+use integration::{binary, disk};
+use serde_json::Value;
+
+/// Findings of a machine with that configuration, on which no node runs.
+fn examined(folder: &Path, config: &str) -> Vec<Value> {
+    let file = folder.join("auxo.toml");
+    let listen = "[listen]\npublic = [\"127.0.0.1:0\"]\ninternal = [\"127.0.0.1:0\"]\n";
+    std::fs::write(&file, format!("{config}{listen}")).unwrap();
+    let output = Command::new(binary::beside().unwrap())
+        .args(["admin", "doctor", "-o", "json"])
+        .args(["--url", "http://127.0.0.1:1", "--config"])
+        .arg(&file)
+        .current_dir(folder)
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(7), "no node runs here");
+    let told: Value = serde_json::from_slice(&output.stdout).unwrap();
+    told["findings"].as_array().unwrap().clone()
+}
+
+/// State and sight of one of them.
+fn of(findings: &[Value], name: &str) -> (String, String) {
+    let found = findings.iter().find(|one| one["check"] == name).unwrap();
+    let text = |name: &str| found[name].as_str().unwrap().to_owned();
+    (text("state"), text("seen"))
+}
+
+#[tokio::test]
+async fn the_setting_the_right_and_the_member_that_are_wrong_are_named() {
+    let folder = disk::folder("doctor").unwrap();
+    let mut kafka = kafka::Setup::new(1).start().await.unwrap();
+    let mut gateway = Versitygw::start().await.unwrap();
+    gateway.make_bucket("rows").await.unwrap();
+    let mut etcd = Etcd::start(3).await.unwrap();
+    let wal = |weak| {
+        let brokers = kafka.bootstrap();
+        format!("[wal]\nurl = \"kafka://{brokers}\"\nallow_weak = {weak}\n")
+    };
+    let meta = format!("[meta]\netcd = {:?}\n", etcd.endpoints());
+    let sound = format!("{}{}{meta}", wal(true), gateway.config("rows/here"));
+    let found = examined(folder.path(), &sound);
+    for name in ["wal", "store", "etcd", "ports"] {
+        let (state, seen) = of(&found, name);
+        assert_eq!(state, "ok", "{name}: {seen}");
+    }
+
+    let keys = folder.path().join("keys");
+    let wrong = "[default]\naws_access_key_id = nobody\naws_secret_access_key = nothing\n";
+    std::fs::write(&keys, wrong).unwrap();
+    let right = gateway.credentials().display().to_string();
+    let store = gateway.config("rows/here");
+    let store = store.replace(&right, &keys.display().to_string());
+    let dead = etcd.endpoints()[1].clone();
+    etcd.kill(1).unwrap();
+    let broken = format!("{}{store}{meta}", wal(false));
+    let found = examined(folder.path(), &broken);
+    let parts = [
+        ("wal", "replication.factor"),
+        ("store", "store.credentials"),
+        ("etcd", dead.as_str()),
+    ];
+    for (name, part) in parts {
+        let (state, seen) = of(&found, name);
+        assert_eq!(state, "broken", "{name}: {seen}");
+        assert!(seen.contains(part), "{name}: {seen}");
+    }
+    etcd.stop().await.unwrap();
+    gateway.stop().await.unwrap();
+    kafka.stop().await.unwrap();
+}
