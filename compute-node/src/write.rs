@@ -19,7 +19,7 @@ use auxo_proto::clock::Clock;
 use auxo_proto::error::{ErrorCode, Failure, Outcome};
 use auxo_proto::ids::{BatchId, NodeId, Seq, ShardId, TenantId};
 use auxo_proto::rows::Rows;
-use auxo_proto::schema::{HashRange, TableInfo};
+use auxo_proto::schema::{ColumnType, HashRange, TableInfo};
 use auxo_proto::topology::Catalog;
 use auxo_sst::predicate::{TagFilter, TimeRange};
 use futures::future::join_all;
@@ -117,6 +117,18 @@ impl Routes {
     }
 }
 
+/// Cuts what stands behind the unit of a table's time, toward 1970, whatever way rows came: times that
+/// are shown alike are alike.
+fn cut_times(table: &TableInfo, times: &mut [i64]) {
+    let unit = match table.schema.time().map(|time| time.ty) {
+        Some(ColumnType::Timestamp(unit)) => unit.ns(),
+        _ => return,
+    };
+    if unit > 1 {
+        times.iter_mut().for_each(|time| *time -= *time % unit);
+    }
+}
+
 impl Writer {
     /// A writer to the shards of this node and, by its routes, of others.
     pub fn new(engine: Engine, clock: Clock, routes: Routes) -> Self {
@@ -144,7 +156,8 @@ impl Writer {
             .map(|table| table.rows.len() as u64)
             .sum();
         let mut by_shard: BTreeMap<ShardId, Vec<Entry>> = BTreeMap::new();
-        for TableRows { table, rows } in request.tables {
+        for TableRows { table, mut rows } in request.tables {
+            cut_times(&table, &mut rows.time);
             let tablets = catalog.tablets(table.id);
             if tablets.is_empty() {
                 let detail = format!("table {} has no tablets yet", table.name);

@@ -278,6 +278,10 @@ async fn the_leader_is_paused(cluster: &Cluster, load: &Load) {
     cluster.metas[old].signal(Signal::STOP).unwrap();
     let paused = Instant::now();
     let (new, since) = another_leads(cluster, old).await;
+    // Its key may be old, for it stood in line; from this revision on the old one has none.
+    let client = cluster.etcd_client().await.unwrap();
+    let seen = client.kv_client().get(ROOT, None).await.unwrap();
+    let led_from = seen.header().unwrap().revision();
     eprintln!(
         "m{old} was paused, m{new} leads after {:.1?}",
         paused.elapsed()
@@ -288,10 +292,9 @@ async fn the_leader_is_paused(cluster: &Cluster, load: &Load) {
     load.goes_on().await;
     assert_eq!(cluster.leading_meta().await.unwrap(), (new, since));
     // Not one step was written by the old one since the new one leads.
-    let client = cluster.etcd_client().await.unwrap();
     let options = WatchOptions::new()
         .with_prefix()
-        .with_start_revision(since + 1);
+        .with_start_revision(led_from + 1);
     let procedures = format!("{ROOT}procedure/");
     let mut events = client
         .watch_client()

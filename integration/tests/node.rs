@@ -244,6 +244,31 @@ async fn an_insert_of_a_query_stores_every_row_of_it() {
     assert_eq!(rows, [[json!(60_000), json!(3_i64 * 20_000 * 20_001 / 2)]]);
 }
 
+/// A table's times have its unit, whatever way rows come: two that are shown alike are one row.
+#[tokio::test]
+async fn times_are_cut_to_the_unit_of_the_table() {
+    let (_folder, setup) = setup();
+    let node = setup.start().await.unwrap();
+    let create = "CREATE TABLE t (k STRING TAG, ts TIMESTAMP(3) NOT NULL, n BIGINT, \
+                  TIMESTAMP KEY (ts)) WITH (merge_mode = 'last_row')";
+    assert_eq!(node.http.sql_answer(create).await.unwrap().status, 200);
+    for (time, n) in [(1_500_000, 1), (1_600_000, 2), (-1_500_000, 3)] {
+        let line = format!("t,k=a n={n}i {time}");
+        let written = node.http.write("main", line).await.unwrap();
+        assert_eq!(written.status, 204, "{}", written.body);
+    }
+    let insert = "INSERT INTO t VALUES ('a', '1970-01-01T00:00:00.001700Z', 4)";
+    assert_eq!(node.http.sql_answer(insert).await.unwrap().status, 200);
+    let rows = node.http.sql("SELECT ts, n FROM t ORDER BY ts").await;
+    assert_eq!(
+        rows.unwrap(),
+        [
+            [json!("1969-12-31T23:59:59.999Z"), json!(3)],
+            [json!("1970-01-01T00:00:00.001Z"), json!(4)]
+        ]
+    );
+}
+
 /// Without a batch id an INSERT is not all or nothing: it says what became of it.
 #[tokio::test]
 async fn an_insert_that_fails_half_way_says_how_many_rows_are_stored() {

@@ -93,10 +93,9 @@ fn left(
         let mut alive = vec![batch.slice_rows(index)];
         for (_, time) in deletes.iter().filter(|(tags, _)| tags.matches(&slice.key)) {
             let dead = within(batch, index, *time);
-            alive = alive
-                .into_iter()
-                .flat_map(|rows| minus(rows, &dead))
-                .collect();
+            // At most one more for each delete: an empty range that stayed would double each time.
+            let left = alive.into_iter().flat_map(|rows| minus(rows, &dead));
+            alive = left.filter(|rows| !rows.is_empty()).collect();
         }
         for rows in alive {
             push_range(&mut ranges, index, rows);
@@ -197,4 +196,46 @@ fn keep_ranges(
         extended.map_err(|error| SstError::Rows(error.to_string()))?;
     }
     Ok(make_array(kept.freeze()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use auxo_sst::predicate::TagFilter;
+
+    use super::*;
+
+    /// Far more deletes than rows: what is left is one range for each gap, however many there are.
+    #[test]
+    fn many_deletes_leave_what_none_of_them_hit() {
+        let slice = |key: &[u8], start| SeriesSlice {
+            key: key.to_vec().into(),
+            hash: 0,
+            start,
+        };
+        let batch = SortedBatch {
+            series: vec![slice(b"a", 0), slice(b"b", 10)],
+            time: (0..10).chain(0..10).collect::<Vec<i64>>().into(),
+            fields: Vec::new(),
+        };
+        let everything = || TagMatcher::new(&TagFilter::Any).unwrap();
+        let ranges = [(2, 4), (6, 7), (-5, 0), (20, 30), (3, 4), (9, 9)];
+        let deletes: Vec<_> = ranges
+            .iter()
+            .cycle()
+            .take(100)
+            .map(|&(start, end)| {
+                let end = i128::from(end);
+                (everything(), TimeRange { start, end })
+            })
+            .collect();
+        let kept = left(&batch, &deletes).unwrap().unwrap();
+        let dead = BTreeSet::from([2, 3, 6]);
+        let alive: Vec<i64> = (0..10).filter(|time| !dead.contains(time)).collect();
+        assert_eq!(kept.time.to_vec(), [alive.clone(), alive].concat());
+        assert_eq!(kept.series.len(), 2);
+        let all = [(everything(), TimeRange { start: 0, end: 10 })];
+        assert!(left(&batch, &all).unwrap().is_none());
+    }
 }

@@ -513,7 +513,8 @@ mod tests {
         let shard = entries
             .get_mut("/auxo/main/shard/00000000000000000001")
             .unwrap();
-        shard["replicas"][1] = json!({"node": 1, "role": "leader", "state": "serving"});
+        let replicas = shard["replicas"].as_array_mut().unwrap();
+        replicas.push(json!({"node": 1, "role": "leader", "state": "serving"}));
         let found = violations(&entries, &View::default());
         assert_eq!(found.len(), 1, "{found:?}");
         assert!(found[0].contains("its leading replicas are"), "{found:?}");
