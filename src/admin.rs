@@ -23,6 +23,7 @@ use crate::config::units::Period;
 use crate::environment::Environment;
 use crate::exit::Exit;
 use crate::flags::ConnectionArgs;
+use crate::interrupt::Interrupts;
 use crate::output::{Output, notice};
 use crate::sql::print::grid;
 
@@ -270,6 +271,15 @@ async fn list(client: &Client, path: &[&str]) -> anyhow::Result<Vec<Value>> {
 
 /// Shows the cluster until interrupted, also while nobody answers.
 async fn watch(client: &Client, layout: Layout) -> anyhow::Result<Exit> {
+    let mut interrupts = Interrupts::listen()?;
+    let shown = show_again(client, layout);
+    tokio::select! {
+        () = interrupts.next() => Ok(Exit::Done),
+        shown = shown => shown,
+    }
+}
+
+async fn show_again(client: &Client, layout: Layout) -> anyhow::Result<Exit> {
     loop {
         if Output::is_terminal() {
             let mut output = Output::stdout();

@@ -40,7 +40,7 @@ const CATALOGUE: [(&str, &str, &str); 13] = [
     ),
     (
         "members",
-        "every node of meta.members takes connections",
+        "every node of meta.members answers",
         "start it, or correct the address",
     ),
     (

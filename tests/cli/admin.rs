@@ -19,9 +19,9 @@ fn cluster(online: bool, ready: bool) -> Responder {
     Responder::start_bare(move |request| {
         let body = match path(request) {
             "/v1/cluster" => r#"{"cluster":"eu","topology":12,"meta":{"leader":"m1"}}"#.to_owned(),
-            "/v1/nodes" => r#"{"items":[{"node":"c1","online":true}],"next":"c 2"}"#.to_owned(),
+            "/v1/nodes" => r#"{"items":[{"name":"c1","online":true}],"next":"c 2"}"#.to_owned(),
             "/v1/nodes?cursor=c+2" => {
-                format!(r#"{{"items":[{{"node":"c2","online":{online}}}],"next":null}}"#)
+                format!(r#"{{"items":[{{"name":"c2","online":{online}}}],"next":null}}"#)
             }
             "/v1/ready" => {
                 let open = if ready { "5/5" } else { "3/5" };
@@ -55,7 +55,7 @@ fn a_cluster_is_shown_on_one_screen() {
     assert_eq!(
         ended.stdout,
         "cluster      eu\ntopology     12\nmeta.leader  m1\n\n\
-         node | online\n-----+-------\nc1   | true\nc2   | true\n\n\
+         name | online\n-----+-------\nc1   | true\nc2   | true\n\n\
          name        | ok   | detail\n------------+------+-------\nwal         | true |\nshards_open | true | 5/5\n"
     );
 }

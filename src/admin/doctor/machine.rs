@@ -8,11 +8,12 @@ use std::path::Path;
 use std::time::Duration;
 
 use auxo_meta_service::store::connect;
+use auxo_proto::pb::meta::AdminCall;
+use auxo_proto::pb::meta::meta_client::MetaClient;
 use auxo_proto::random::Random;
 use etcd_client::{AlarmAction, AlarmType};
 use rustix::fs::{FlockOperation, flock, statvfs};
 use rustix::process::{Resource, getrlimit};
-use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use super::Finding;
@@ -115,9 +116,19 @@ async fn members(config: &Config) -> Finding {
     }
     let mut wrong = Vec::new();
     for member in members {
-        match tokio::time::timeout(REACH_TIME, TcpStream::connect(member)).await {
-            Ok(Ok(_)) => {}
-            Ok(Err(error)) => wrong.push(format!("{member}: {error}")),
+        let asked = async {
+            let mut client = MetaClient::connect(format!("http://{member}")).await?;
+            let status = AdminCall {
+                verb: "status".to_owned(),
+                target: String::new(),
+            };
+            // Whatever it says: one that follows only says who leads.
+            client.admin(status).await?;
+            anyhow::Ok(())
+        };
+        match tokio::time::timeout(REACH_TIME, asked).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => wrong.push(format!("{member}: {error:#}")),
             Err(_) => wrong.push(format!("{member} does not answer within {REACH_TIME:?}")),
         }
     }

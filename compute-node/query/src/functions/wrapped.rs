@@ -7,8 +7,8 @@
 
 use std::sync::Arc;
 
-use datafusion::arrow::array::{Array, AsArray};
-use datafusion::arrow::compute::cast;
+use datafusion::arrow::array::{Array, ArrayRef, AsArray};
+use datafusion::arrow::compute::{cast, concat};
 use datafusion::arrow::datatypes::{DataType, FieldRef, Int64Type};
 use datafusion::common::{Result, ScalarValue};
 use datafusion::logical_expr::interval_arithmetic::Interval;
@@ -30,6 +30,10 @@ enum Around {
     Repeat,
     /// Characters given by the second argument.
     Pad,
+    /// The third argument wherever the second one stands in the first.
+    Replace,
+    /// The third argument wherever the second one matches the first.
+    RegexpReplace,
     /// Values given by the second argument.
     Values,
     /// Values from the first argument to the second.
@@ -49,6 +53,8 @@ pub(super) fn wrap(function: Arc<ScalarUDF>) -> Arc<ScalarUDF> {
     let around = match function.name() {
         "repeat" => Around::Repeat,
         "lpad" | "rpad" => Around::Pad,
+        "replace" => Around::Replace,
+        "regexp_replace" => Around::RegexpReplace,
         "array_repeat" | "array_resize" => Around::Values,
         "range" | "generate_series" => Around::Series,
         "date_bin" | "date_trunc" => Around::Bucket,
@@ -88,6 +94,47 @@ fn lengths(arg: &ColumnarValue, rows: usize) -> Option<Vec<i128>> {
 }
 
 impl Wrapped {
+    /// Replaces matches, some rows at a time where all of them might make too much: how much it is, is
+    /// known only when it is made.
+    fn replace(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
+        let constant = |arg: &ColumnarValue| matches!(arg, ColumnarValue::Scalar(_));
+        let rows = match args.args.iter().all(constant) {
+            true => 1,
+            false => args.number_rows,
+        };
+        let at_most = replaced_at_most(&args.args, rows).unwrap_or_default();
+        if at_most.iter().sum::<i128>() <= size::TEXT_BYTES_MAX {
+            return self.inner.invoke_with_args(args);
+        }
+        let (mut start, mut made, mut parts) = (0, 0, Vec::new());
+        while start < rows {
+            check_text(self.name(), at_most[start])?;
+            let mut sum = 0;
+            let fits = at_most[start..].iter().take_while(|bytes| {
+                sum += **bytes;
+                sum <= size::TEXT_BYTES_MAX
+            });
+            let count = fits.count();
+            let slice = args.args.iter().map(|arg| match arg {
+                ColumnarValue::Array(array) => ColumnarValue::Array(array.slice(start, count)),
+                scalar => scalar.clone(),
+            });
+            let part = self.inner.invoke_with_args(ScalarFunctionArgs {
+                args: slice.collect(),
+                number_rows: count,
+                ..args.clone()
+            })?;
+            let part = part.into_array(count)?;
+            let lengths = lengths(&ColumnarValue::Array(Arc::clone(&part)), count);
+            made += lengths.unwrap_or_default().iter().sum::<i128>();
+            check_text(self.name(), made)?;
+            parts.push(part);
+            start += count;
+        }
+        let parts: Vec<&dyn Array> = parts.iter().map(AsRef::as_ref).collect();
+        Ok(ColumnarValue::Array(concat(&parts)?))
+    }
+
     fn check(&self, args: &ScalarFunctionArgs) -> Result<()> {
         let (name, rows) = (self.inner.name(), args.number_rows);
         match (self.around, args.args.as_slice()) {
@@ -106,6 +153,21 @@ impl Wrapped {
             (Around::Pad, [_, length, ..]) => {
                 let made = numbers(length, rows).map_or(0, |lengths| lengths.iter().sum());
                 check_text(name, made)
+            }
+            (Around::Replace, [text, from, to]) => {
+                let texts = [text, from, to].map(|arg| texts(arg, rows));
+                let [Some(text), Some(from), Some(to)] = texts else {
+                    return Ok(());
+                };
+                let mut made: i128 = 0;
+                for row in 0..rows {
+                    let [text, from, to] = [&text, &from, &to].map(|texts| of_row(texts, row));
+                    let count = text.matches(from).count() as i128;
+                    made += text.len() as i128;
+                    made += count * (to.len() as i128 - from.len() as i128);
+                    check_text(name, made)?;
+                }
+                Ok(())
             }
             (Around::Values, [_, count, ..]) => {
                 let count = match name {
@@ -131,6 +193,35 @@ impl Wrapped {
             _ => Ok(()),
         }
     }
+}
+
+/// A text argument, one value per row; `None` where it is no text.
+fn texts(arg: &ColumnarValue, rows: usize) -> Option<ArrayRef> {
+    let array = arg.to_array(rows).ok()?;
+    cast(&array, &DataType::LargeUtf8).ok()
+}
+
+fn of_row(texts: &ArrayRef, row: usize) -> &str {
+    let texts = texts.as_string::<i64>();
+    match texts.is_valid(row) {
+        true => texts.value(row),
+        false => "",
+    }
+}
+
+/// The most bytes that replacing matches can make of each row: a replacement at every place, and for
+/// each `\1` in it all of the text once more, for matches do not overlap.
+fn replaced_at_most(args: &[ColumnarValue], rows: usize) -> Option<Vec<i128>> {
+    let [text, _, to, ..] = args else {
+        return None;
+    };
+    let (text, to) = (texts(text, rows)?, texts(to, rows)?);
+    let at_most = (0..rows).map(|row| {
+        let (text, to) = (of_row(&text, row), of_row(&to, row));
+        let (length, groups) = (text.len() as i128, to.matches('\\').count() as i128);
+        (length + 1) * to.len() as i128 + (1 + groups) * length
+    });
+    Some(at_most.collect())
 }
 
 fn check_text(function: &str, made: i128) -> Result<()> {
@@ -205,7 +296,10 @@ impl ScalarUDFImpl for Wrapped {
 
     fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
         self.check(&args)?;
-        self.inner.invoke_with_args(args)
+        match self.around {
+            Around::RegexpReplace => self.replace(args),
+            _ => self.inner.invoke_with_args(args),
+        }
     }
 
     fn simplify(&self, args: Vec<Expr>, info: &SimplifyContext) -> Result<ExprSimplifyResult> {

@@ -321,6 +321,24 @@ fn hungry() -> Vec<Case> {
         Case::sql("a huge text", "SELECT repeat('x', 1000000000)")
             .refused(400, "QUERY_LIMIT")
             .at_once(),
+        Case::sql(
+            "a huge text by replacing",
+            "SELECT length(replace(repeat('a', 1000000), 'a', repeat('b', 10000)))",
+        )
+        .refused(400, "QUERY_LIMIT")
+        .at_once(),
+        Case::sql(
+            "the same by a regular expression",
+            "SELECT length(regexp_replace(repeat('a', 1000000), 'a', repeat('b', 20000), 'g'))",
+        )
+        .refused(400, "QUERY_LIMIT")
+        .at_once(),
+        Case::sql(
+            "much text that is replaced, and not much made of it",
+            "SELECT sum(length(regexp_replace(repeat('ab', 50000 + value - value), 'b+', repeat('c', 30), 'g'))) \
+             FROM generate_series(1, 30)",
+        )
+        .rows(json!([[46_500_000]])),
         Case::sql("a huge list", "SELECT range(0, 1000000000000)")
             .refused(400, "QUERY_LIMIT")
             .at_once(),
