@@ -269,6 +269,40 @@ async fn times_are_cut_to_the_unit_of_the_table() {
     );
 }
 
+/// A number is a count of the column's unit wherever it meets a time.
+#[tokio::test]
+async fn numbers_count_the_unit_of_the_time_that_they_meet() {
+    let (_folder, setup) = setup();
+    let node = setup.start().await.unwrap();
+    let create = "CREATE TABLE t (k STRING TAG, ts TIMESTAMP(3) NOT NULL, n BIGINT, \
+                  TIMESTAMP KEY (ts))";
+    let insert = "INSERT INTO t VALUES ('a', 1000, 1), ('a', 2000, 2), ('a', 3000, 3)";
+    for sql in [create, insert] {
+        let answer = node.http.sql_answer(sql).await.unwrap();
+        assert_eq!(answer.status, 200, "{sql}: {}", answer.body);
+    }
+    let asked = async |condition: &str| {
+        let sql = format!("SELECT n FROM t AS x WHERE {condition} ORDER BY n");
+        let rows = node.http.sql(&sql).await.unwrap();
+        let numbers = rows.iter().map(|row| row[0].as_i64().unwrap());
+        numbers.collect::<Vec<_>>()
+    };
+    for (condition, numbers) in [
+        ("ts = 2000", vec![2]),
+        ("x.ts >= 2e3", vec![2, 3]),
+        ("ts BETWEEN -5 AND 1999", vec![1]),
+        ("(ts) IN (1000, 3000)", vec![1, 3]),
+        ("3000 > ts", vec![1, 2]),
+        ("ts > '1970-01-01T00:00:02Z'", vec![3]),
+    ] {
+        assert_eq!(asked(condition).await, numbers, "{condition}");
+    }
+    let delete = "DELETE FROM t WHERE ts > 2500";
+    let deleted = node.http.sql_answer(delete).await.unwrap();
+    assert_eq!(deleted.status, 200, "{}", deleted.body);
+    assert_eq!(asked("true").await, [1, 2]);
+}
+
 /// Without a batch id an INSERT is not all or nothing: it says what became of it.
 #[tokio::test]
 async fn an_insert_that_fails_half_way_says_how_many_rows_are_stored() {
