@@ -18,8 +18,8 @@ use std::sync::Arc;
 use auxo_proto::schema::{ColumnType, TableInfo, TimeUnit};
 use datafusion::sql::parser::Statement as Parsed;
 use datafusion::sql::sqlparser::ast::{
-    self, BinaryOperator, CastKind, ExactNumberInfo, Expr, Ident, SelectItem, TimezoneInfo,
-    UnaryOperator, Value, ValueWithSpan, VisitMut, VisitorMut, visit_expressions,
+    self, BinaryOperator, CastKind, ExactNumberInfo, Expr, Ident, SelectItem, UnaryOperator, Value,
+    ValueWithSpan, VisitMut, VisitorMut, visit_expressions,
 };
 
 use crate::number::{DIGITS_MAX, Number, with_point};
