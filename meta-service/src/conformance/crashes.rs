@@ -217,6 +217,12 @@ pub(super) async fn a_crash_at_any_point_of_a_change_alters_nothing_in_the_end(g
 async fn change(stage: Stage) -> (End, Vec<String>) {
     let meta = &stage.meta;
     let node = stage.node("node-1");
+    // Where tablets go depends on the shards there are.
+    let all_served = |list: &Value| {
+        let shards = list.as_array().unwrap();
+        shards.len() == 2 && shards.iter().all(|shard| shard["served"] == true)
+    };
+    meta.admin_until("shard list", "", all_served).await;
     meta.ddl(create("main", "cpu", 150)).await.unwrap();
     let add = Ddl::AddColumns {
         table: TableId(1),
