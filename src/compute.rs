@@ -257,7 +257,7 @@ impl Compute {
             peers: Peers::new(network.dial, tasks.clone(), stop.clone()),
             clock,
             random,
-            limits: limits(config),
+            limits: limits(config, share(10)),
             tasks: tasks.clone(),
         });
         let (doors_stop, doors) = (CancellationToken::new(), TaskTracker::new());
@@ -351,11 +351,14 @@ impl Compute {
     }
 }
 
-fn limits(config: &Config) -> NodeLimits {
+/// * `bodies_bytes`: of all bodies of requests together.
+fn limits(config: &Config, bodies_bytes: usize) -> NodeLimits {
     NodeLimits {
         body: BodyLimits {
             wire_bytes_max: config.limits.body_bytes.as_usize(),
             decoded_bytes_max: config.limits.decoded_bytes.as_usize(),
+            together_bytes_max: bodies_bytes,
+            time: config.limits.body_timeout.0,
         },
         lines: influx::Limits {
             line_bytes: config.limits.line_bytes.as_usize(),

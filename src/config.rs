@@ -140,6 +140,8 @@ pub(crate) struct Limits {
     pub(crate) body_bytes: Size,
     /// The same once it is decompressed.
     pub(crate) decoded_bytes: Size,
+    /// How long a body may take to arrive.
+    pub(crate) body_timeout: Period,
     /// One line of line protocol.
     pub(crate) line_bytes: Size,
     /// Text of a statement.
@@ -304,6 +306,7 @@ impl Default for Limits {
         Self {
             body_bytes: Size(16 << 20),
             decoded_bytes: Size(64 << 20),
+            body_timeout: period_s(60),
             line_bytes: Size(64 << 10),
             sql_bytes: Size(256 << 10),
             statement_timeout: period_s(30),
@@ -401,6 +404,9 @@ impl Config {
         }
         if store.request_timeout.0.is_zero() {
             found.push("\"store.request_timeout\" is 0: no request would be answered".to_owned());
+        }
+        if self.limits.body_timeout.0.is_zero() {
+            found.push("\"limits.body_timeout\" is 0: no body would arrive in time".to_owned());
         }
         if self.flush.unflushed_bytes > self.flush.unflushed_bytes_max {
             found.push(format!(

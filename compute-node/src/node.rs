@@ -24,7 +24,7 @@ use tokio_util::task::TaskTracker;
 use crate::channels::Channels;
 use crate::forward::peers::Peers;
 use crate::metrics::Counters;
-use crate::protocols::body::BodyLimits;
+use crate::protocols::body::{BodyLimits, Intake};
 use crate::protocols::influx;
 use crate::reading::places::Places;
 use crate::running::Running;
@@ -102,6 +102,7 @@ struct Inner {
     writer: Writer,
     places: Places,
     parsers: influx::pool::Pool,
+    intake: Intake,
     running: Running,
     counters: Counters,
     slots: Arc<Semaphore>,
@@ -133,6 +134,7 @@ impl Node {
                 channels: parts.channels.clone(),
             },
             parsers: influx::pool::Pool::new(limits.lines, parts.random.clone()),
+            intake: Intake::new(limits.body),
             running: Running::default(),
             counters: Counters::default(),
             slots: Arc::new(Semaphore::new(slots)),
@@ -176,6 +178,11 @@ impl Node {
     /// Parsers of line protocol, kept warm.
     pub(crate) fn parsers(&self) -> &influx::pool::Pool {
         &self.0.parsers
+    }
+
+    /// Bodies of requests.
+    pub(crate) fn intake(&self) -> &Intake {
+        &self.0.intake
     }
 
     /// What the cache of the store has done; nothing where there is none.

@@ -141,6 +141,13 @@ impl Node {
         catalog: Arc<Catalog>,
         insert: Insert,
     ) -> Result<WriteSummary, Failure> {
+        if ask.batch.is_some() && insert.reads_rows() {
+            // A shard that had none of the rows the first time would take those of the second.
+            let detail = "an INSERT that reads a table takes no Idempotency-Key: a repeat may find other rows";
+            let hint = "in a table that is not in append mode a row replaces the one before it";
+            let failure = Failure::new(ErrorCode::Unsupported, detail).hint(hint);
+            return Err(failure.outcome(Outcome::Rejected));
+        }
         let Insert { table, query } = insert;
         let limits = Limits {
             rows: u64::MAX,

@@ -180,6 +180,67 @@ async fn with_trailers(node: &Standalone, path: &str, body: &str) -> String {
     reply
 }
 
+#[tokio::test]
+async fn a_body_that_does_not_arrive_is_given_up_and_may_be_sent_again() {
+    let (_folder, mut setup) = setup();
+    setup.config = "[limits]\nbody_timeout = \"1s\"".to_owned();
+    let node = setup.start().await.unwrap();
+    let address = node.http.base().trim_start_matches("http://");
+    for (path, named) in [
+        ("/v1/sql", "BODY_TIMEOUT"),
+        ("/write", "the body did not arrive within 1s"),
+        ("/api/v2/write?bucket=main", "the body did not arrive"),
+    ] {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        let request = format!(
+            "POST {path} HTTP/1.1\r\nHost: {address}\r\nContent-Length: 100\r\n\r\ncpu v=1 "
+        );
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut reply = String::new();
+        stream.read_to_string(&mut reply).await.unwrap();
+        assert!(reply.starts_with("HTTP/1.1 503 "), "{path}: {reply}");
+        assert!(reply.contains("retry-after: 1"), "{path}: {reply}");
+        assert!(reply.contains(named), "{path}: {reply}");
+    }
+    let counted = node.http.sql("SHOW TABLES").await.unwrap();
+    assert_eq!(counted, Vec::<Vec<Value>>::new());
+}
+
+#[tokio::test]
+async fn an_insert_under_a_key_is_answered_as_the_first_time() {
+    let (_folder, setup) = setup();
+    let node = setup.start().await.unwrap();
+    let create = "CREATE TABLE t (k STRING TAG, ts TIMESTAMP NOT NULL, n BIGINT, TIMESTAMP KEY (ts)) \
+                  WITH (merge_mode = 'append')";
+    let created = node.http.sql_answer(create).await.unwrap();
+    assert_eq!(created.status, 200, "{}", created.body);
+    let under_key = async |sql: &str, key: &str| {
+        let post = node.http.request(reqwest::Method::POST, "/v1/sql");
+        let post = post.header("Idempotency-Key", key).body(sql.to_owned());
+        node.http.send(post).await.unwrap()
+    };
+    let values = "INSERT INTO t VALUES ('a', 1, 1), ('b', 2, 2)";
+    let key = "0191d5c8-7a00-7000-8000-000000000021";
+    for _ in 0..2 {
+        let answer = under_key(values, key).await;
+        assert_eq!(answer.json()["affected_rows"], json!(2), "{}", answer.body);
+    }
+    let key = "0191d5c8-7a00-7000-8000-000000000022";
+    let answer = under_key("INSERT INTO t SELECT k, ts, n FROM t", key).await;
+    assert_eq!(
+        (answer.status, &answer.json()["code"]),
+        (400, &json!("UNSUPPORTED"))
+    );
+    let series =
+        "INSERT INTO t SELECT 'c', to_timestamp_nanos(value), value FROM generate_series(1, 3)";
+    for _ in 0..2 {
+        let answer = under_key(series, key).await;
+        assert_eq!(answer.json()["affected_rows"], json!(3), "{}", answer.body);
+    }
+    let rows = node.http.sql("SELECT count(*) FROM t").await.unwrap();
+    assert_eq!(rows, [[json!(5)]]);
+}
+
 /// The last line of an answer that fails half-way names the failure, each time.
 #[tokio::test]
 async fn a_late_failure_has_the_last_word() {

@@ -132,6 +132,7 @@ codes! {
     5009 OutcomeUnknown "OUTCOME_UNKNOWN" Unavailable "Outcome of the write is not known";
     5010 SchemaChanging "SCHEMA_CHANGING" Unavailable "Schema is being changed";
     5011 Busy "BUSY" Unavailable "Too many requests at once";
+    5012 BodyTimeout "BODY_TIMEOUT" Unavailable "Body did not arrive in time";
     6001 Timeout "TIMEOUT" Deadline "Statement took too long";
     6002 Cancelled "CANCELLED" Cancelled "Cancelled";
     9001 Internal "INTERNAL" Internal "Internal error";

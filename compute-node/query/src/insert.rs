@@ -12,9 +12,13 @@ use auxo_proto::error::{ErrorCode, Failure};
 use auxo_proto::key::{self, KeyBuilder};
 use auxo_proto::rows::{BytesVec, FieldColumn, Rows, SeriesList, Validity, Values};
 use auxo_proto::schema::{Column, ColumnKind, ColumnType, Physical, TableInfo};
+use datafusion::catalog::default_table_source::source_as_provider;
+use datafusion::common::tree_node::TreeNodeRecursion;
+use datafusion::logical_expr::LogicalPlan;
 use std::collections::HashMap;
 
 use crate::run::QueryPlan;
+use crate::table::SeriesTable;
 
 /// Rows for a table, from VALUES or from a query.
 #[derive(Debug)]
@@ -23,6 +27,26 @@ pub struct Insert {
     pub table: Arc<TableInfo>,
     /// Yields them: all columns of the table in declared order, what was not named as NULL.
     pub query: Box<QueryPlan>,
+}
+
+impl Insert {
+    /// Whether its rows come from stored ones, so that they may be others the next time.
+    pub fn reads_rows(&self) -> bool {
+        let mut reads = false;
+        let walked = self.query.plan.apply_with_subqueries(|node| {
+            let LogicalPlan::TableScan(scan) = node else {
+                return Ok(TreeNodeRecursion::Continue);
+            };
+            let provider = source_as_provider(&scan.source);
+            reads = provider.is_ok_and(|provider| provider.is::<SeriesTable>());
+            Ok(match reads {
+                true => TreeNodeRecursion::Stop,
+                false => TreeNodeRecursion::Continue,
+            })
+        });
+        // A plan that cannot be walked may read anything.
+        reads || walked.is_err()
+    }
 }
 
 /// One batch of an INSERT's query as rows of its table.

@@ -1,9 +1,13 @@
 //! Bodies of requests: counted, unpacked, bounded.
 //!
-//! A body is read whole, at most `wire_bytes_max` of it; what it unpacks to is bounded by
-//! `decoded_bytes_max` and by a ratio of 100, so that a small bomb is refused after little work.
+//! A body is read whole, at most `wire_bytes_max` of it, within `time`; what it unpacks to is bounded by
+//! `decoded_bytes_max` and by a ratio of 100, so that a small bomb is refused after little work. All
+//! bodies of a node share `together_bytes_max`: each takes its part as it arrives and keeps it until the
+//! request is done with it, so that many slow clients hold no more than a few fast ones.
 
 use std::io::Read;
+use std::ops::Deref;
+use std::sync::Arc;
 use std::time::Duration;
 
 use auxo_proto::error::{ErrorCode, Failure};
@@ -11,6 +15,8 @@ use axum::body::{Body, BodyDataStream};
 use axum::http::{HeaderMap, header};
 use bytes::{Bytes, BytesMut};
 use futures::StreamExt;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::timeout;
 
 /// How much of a body is taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,6 +25,10 @@ pub struct BodyLimits {
     pub wire_bytes_max: usize,
     /// Bytes after unpacking.
     pub decoded_bytes_max: usize,
+    /// Bytes of all bodies at once, as sent and unpacked; one of the largest always has its place.
+    pub together_bytes_max: usize,
+    /// How long a body may take to arrive.
+    pub time: Duration,
 }
 
 impl Default for BodyLimits {
@@ -26,8 +36,95 @@ impl Default for BodyLimits {
         Self {
             wire_bytes_max: 16 << 20,
             decoded_bytes_max: 64 << 20,
+            together_bytes_max: 256 << 20,
+            time: Duration::from_secs(60),
         }
     }
+}
+
+/// Longest wait of a body for others to make room, each time it needs more: those that wait for each
+/// other are all refused after it.
+const ROOM_TIME: Duration = Duration::from_secs(1);
+
+/// Bytes that are counted as one; a permit of the semaphore.
+const UNIT_BYTES: usize = 1 << 10;
+
+/// Where the bodies of a node are read. Clones share its room.
+#[derive(Clone, Debug)]
+pub struct Intake {
+    limits: BodyLimits,
+    room: Arc<Semaphore>,
+}
+
+/// A body in memory; its room is free again when this is dropped.
+#[derive(Debug)]
+pub struct Taken {
+    bytes: Bytes,
+    _held: Held,
+}
+
+impl Deref for Taken {
+    type Target = Bytes;
+
+    fn deref(&self) -> &Bytes {
+        &self.bytes
+    }
+}
+
+/// Room of one body.
+#[derive(Debug)]
+struct Held {
+    room: Arc<Semaphore>,
+    permit: Option<OwnedSemaphorePermit>,
+}
+
+impl Held {
+    fn bytes(&self) -> usize {
+        let permit = self.permit.as_ref();
+        permit.map_or(0, OwnedSemaphorePermit::num_permits) * UNIT_BYTES
+    }
+
+    /// Permits that are missing for so many bytes.
+    fn missing(&self, bytes: usize) -> u32 {
+        let missing = bytes.saturating_sub(self.bytes()).div_ceil(UNIT_BYTES);
+        u32::try_from(missing).unwrap_or(u32::MAX)
+    }
+
+    fn add(&mut self, more: OwnedSemaphorePermit) {
+        match &mut self.permit {
+            Some(permit) => permit.merge(more),
+            None => self.permit = Some(more),
+        }
+    }
+
+    /// Holds room for so many bytes in all, waited for a little.
+    async fn reach(&mut self, bytes: usize) -> Result<(), Failure> {
+        let missing = self.missing(bytes);
+        if missing == 0 {
+            return Ok(());
+        }
+        let more = Arc::clone(&self.room).acquire_many_owned(missing);
+        match timeout(ROOM_TIME, more).await {
+            Ok(Ok(more)) => self.add(more),
+            Ok(Err(_)) | Err(_) => return Err(crowded()),
+        }
+        Ok(())
+    }
+
+    /// The same without a wait.
+    fn reach_now(&mut self, bytes: usize) -> Result<(), Failure> {
+        let missing = self.missing(bytes);
+        if missing > 0 {
+            let more = Arc::clone(&self.room).try_acquire_many_owned(missing);
+            self.add(more.map_err(|_| crowded())?);
+        }
+        Ok(())
+    }
+}
+
+fn crowded() -> Failure {
+    let detail = "the bodies of other requests take the memory that there is for bodies";
+    Failure::new(ErrorCode::Busy, detail)
 }
 
 /// Most bytes that one byte may unpack to.
@@ -36,50 +133,103 @@ const RATIO_MAX: usize = 100;
 /// Longest time in which a body that is refused is still taken.
 const DRAIN_TIME: Duration = Duration::from_secs(2);
 
-/// The body of a request, unpacked.
-///
-/// * errors: `BODY_TOO_LARGE` before more than the limit is held; `BAD_ENCODING` for bytes that do
-///   not unpack or a connection that ended early; `UNSUPPORTED_MEDIA_TYPE` for another encoding.
-pub async fn read(headers: &HeaderMap, body: Body, limits: BodyLimits) -> Result<Bytes, Failure> {
+impl Intake {
+    /// An intake with its own room.
+    pub fn new(limits: BodyLimits) -> Self {
+        let whole = limits
+            .wire_bytes_max
+            .saturating_add(limits.decoded_bytes_max);
+        let units = limits.together_bytes_max.max(whole).div_ceil(UNIT_BYTES);
+        Self {
+            limits,
+            room: Arc::new(Semaphore::new(units.min(Semaphore::MAX_PERMITS))),
+        }
+    }
+
+    /// The body of a request, unpacked.
+    ///
+    /// * errors: `BODY_TOO_LARGE` before more than the limit is held; `BAD_ENCODING` for bytes that do
+    ///   not unpack or a connection that ended early; `UNSUPPORTED_MEDIA_TYPE` for another encoding;
+    ///   `BODY_TIMEOUT` and `BUSY`, after which it may be sent again.
+    pub async fn read(&self, headers: &HeaderMap, body: Body) -> Result<Taken, Failure> {
+        let limits = self.limits;
+        let mut held = Held {
+            room: Arc::clone(&self.room),
+            permit: None,
+        };
+        let mut stream = body.into_data_stream();
+        let arrived = timeout(limits.time, arrive(headers, &mut stream, limits, &mut held));
+        let raw = match arrived.await {
+            Ok(Ok(raw)) => raw,
+            Ok(Err(failure)) => {
+                drop(held);
+                if failure.code != ErrorCode::BadEncoding {
+                    drain(stream, limits).await;
+                }
+                return Err(failure);
+            }
+            Err(_) => {
+                let detail = format!("the body did not arrive within {:?}", limits.time);
+                return Err(Failure::new(ErrorCode::BodyTimeout, detail));
+            }
+        };
+        let bytes = decode(headers, raw, limits, &mut held)?;
+        Ok(Taken { bytes, _held: held })
+    }
+}
+
+/// The bytes as they were sent.
+async fn arrive(
+    headers: &HeaderMap,
+    stream: &mut BodyDataStream,
+    limits: BodyLimits,
+    held: &mut Held,
+) -> Result<Bytes, Failure> {
     let announced = headers
         .get(header::CONTENT_LENGTH)
         .and_then(|value| value.to_str().ok());
     let announced = announced.and_then(|value| value.parse::<usize>().ok());
-    let mut stream = body.into_data_stream();
     if announced.is_some_and(|bytes| bytes > limits.wire_bytes_max) {
-        drain(stream, limits).await;
         return Err(too_large("body", limits.wire_bytes_max));
     }
-    let mut raw = BytesMut::with_capacity(announced.unwrap_or(0).min(limits.wire_bytes_max));
+    // Pages of this that nothing was written to take no memory yet.
+    let mut raw = BytesMut::with_capacity(announced.unwrap_or(0));
     while let Some(chunk) = stream.next().await {
         let chunk = chunk.map_err(|error| {
             Failure::new(ErrorCode::BadEncoding, format!("body ended early: {error}"))
         })?;
-        if raw.len() + chunk.len() > limits.wire_bytes_max {
-            drain(stream, limits).await;
+        let bytes = raw.len() + chunk.len();
+        if bytes > limits.wire_bytes_max {
             return Err(too_large("body", limits.wire_bytes_max));
         }
+        held.reach(bytes).await?;
         raw.extend_from_slice(&chunk);
     }
-    let raw = raw.freeze();
+    Ok(raw.freeze())
+}
+
+fn decode(
+    headers: &HeaderMap,
+    raw: Bytes,
+    limits: BodyLimits,
+    held: &mut Held,
+) -> Result<Bytes, Failure> {
     let encoding = headers
         .get(header::CONTENT_ENCODING)
         .map(|value| value.to_str());
     match encoding {
         None | Some(Ok("" | "identity")) => Ok(raw),
-        Some(Ok("gzip" | "x-gzip")) => unpack(
-            flate2::read::MultiGzDecoder::new(&raw[..]),
-            raw.len(),
-            limits,
-            "gzip",
-        ),
+        Some(Ok("gzip" | "x-gzip")) => {
+            let decoder = flate2::read::MultiGzDecoder::new(&raw[..]);
+            unpack(decoder, raw.len(), limits, held, "gzip")
+        }
         Some(Ok("zstd")) => {
             let mut decoder = zstd::stream::read::Decoder::new(&raw[..]).map_err(|error| {
                 Failure::new(ErrorCode::BadEncoding, format!("zstd body: {error}"))
             })?;
             let window = decoder.window_log_max(23);
             window.map_err(|error| Failure::new(ErrorCode::BadEncoding, error.to_string()))?;
-            unpack(decoder, raw.len(), limits, "zstd")
+            unpack(decoder, raw.len(), limits, held, "zstd")
         }
         Some(other) => {
             let named = other.unwrap_or("that is no text");
@@ -101,13 +251,14 @@ async fn drain(mut stream: BodyDataStream, limits: BodyLimits) {
         }
     };
     // What is not there by then is not waited for.
-    let _ = tokio::time::timeout(DRAIN_TIME, drained).await;
+    let _ = timeout(DRAIN_TIME, drained).await;
 }
 
 fn unpack(
     mut decoder: impl Read,
     packed: usize,
     limits: BodyLimits,
+    held: &mut Held,
     name: &str,
 ) -> Result<Bytes, Failure> {
     let ratio_max = packed.saturating_mul(RATIO_MAX).max(1 << 16);
@@ -124,6 +275,7 @@ fn unpack(
         if out.len() + read > most {
             return Err(too_large("unpacked body", most));
         }
+        held.reach_now(packed + out.len() + read)?;
         out.extend_from_slice(&piece[..read]);
     }
 }
@@ -144,6 +296,8 @@ mod tests {
     const LIMITS: BodyLimits = BodyLimits {
         wire_bytes_max: 1_000,
         decoded_bytes_max: 100_000,
+        together_bytes_max: 0,
+        time: Duration::from_secs(60),
     };
 
     async fn take(encoding: &'static str, body: Vec<u8>) -> Result<Bytes, ErrorCode> {
@@ -151,9 +305,75 @@ mod tests {
         if !encoding.is_empty() {
             headers.insert(header::CONTENT_ENCODING, encoding.parse().unwrap());
         }
-        read(&headers, Body::from(body), LIMITS)
-            .await
+        let taken = Intake::new(LIMITS).read(&headers, Body::from(body)).await;
+        taken
+            .map(|taken| taken.bytes.clone())
             .map_err(|failure| failure.code)
+    }
+
+    /// A body that sends so many bytes and then nothing.
+    fn stalls_after(bytes: usize) -> Body {
+        let first = futures::stream::iter([Ok::<_, std::io::Error>(vec![b'x'; bytes])]);
+        Body::from_stream(first.chain(futures::stream::pending()))
+    }
+
+    #[tokio::test]
+    async fn a_body_that_does_not_arrive_is_given_up() {
+        let intake = Intake::new(BodyLimits {
+            time: Duration::from_millis(20),
+            ..LIMITS
+        });
+        let failure = intake.read(&HeaderMap::new(), stalls_after(10)).await;
+        let failure = failure.unwrap_err();
+        assert_eq!(failure.code, ErrorCode::BodyTimeout);
+        assert!(failure.retryable());
+    }
+
+    #[tokio::test]
+    async fn bodies_share_what_there_is_and_give_it_back() {
+        // Room for 99 units: the largest body as sent and unpacked.
+        let intake = Intake::new(LIMITS);
+        let tasks = tokio_util::task::TaskTracker::new();
+        let read = |body| {
+            let intake = intake.clone();
+            tasks.spawn(async move { intake.read(&HeaderMap::new(), body).await })
+        };
+        let mut slow: Vec<_> = (0..99).map(|_| read(stalls_after(1_000))).collect();
+        while intake.room.available_permits() > 0 {
+            tokio::task::yield_now().await;
+        }
+        let failure = read(Body::from(vec![0; 10])).await.unwrap().unwrap_err();
+        assert_eq!(failure.code, ErrorCode::Busy);
+        assert!(failure.retryable());
+
+        slow.pop().unwrap().abort();
+        // Waits for the room that the aborted one gives back.
+        let taken = read(Body::from(vec![0; 10])).await.unwrap().unwrap();
+        let failure = read(Body::from(vec![0; 10])).await.unwrap().unwrap_err();
+        assert_eq!((taken.len(), failure.code), (10, ErrorCode::Busy));
+        drop(taken);
+        read(Body::from(vec![0; 10])).await.unwrap().unwrap();
+
+        for slow in slow {
+            slow.abort();
+            assert!(slow.await.unwrap_err().is_cancelled());
+        }
+        assert_eq!(intake.room.available_permits(), 99);
+    }
+
+    #[tokio::test]
+    async fn what_a_body_unpacks_to_counts_as_well() {
+        let intake = Intake::new(LIMITS);
+        let mut headers = HeaderMap::new();
+        headers.insert(header::CONTENT_ENCODING, "gzip".parse().unwrap());
+        let packed = gzip(&vec![0; 60_000]);
+        let taken = intake.read(&headers, Body::from(packed.clone())).await;
+        let taken = taken.unwrap();
+        let again = intake.read(&headers, Body::from(packed)).await;
+        assert_eq!(
+            (taken.len(), again.unwrap_err().code),
+            (60_000, ErrorCode::Busy)
+        );
     }
 
     fn gzip(plain: &[u8]) -> Vec<u8> {

@@ -82,6 +82,27 @@ impl Known {
         facts.start = facts.start.max(start);
     }
 
+    /// Takes in what the leader answered.
+    ///
+    /// * `had`: the end that was known before the question was sent. What others have learnt while this
+    ///   answer was on its way says nothing against it.
+    /// * returns: first offset and end as far as they are known now; `None` if the log ends below `had`.
+    fn learn(&self, had: Offset, start: Offset, end: End) -> Option<(Offset, End)> {
+        if end.offset < had {
+            return None;
+        }
+        let mut facts = self.facts.lock();
+        facts.start = facts.start.max(start);
+        facts.end.offset = facts.end.offset.max(end.offset);
+        facts.end.asked = facts.end.asked.max(end.asked);
+        Some((facts.start, facts.end))
+    }
+
+    /// When the mark was last found to be the same.
+    fn compared(&self) -> Instant {
+        self.facts.lock().compared
+    }
+
     /// First offset and end as far as they are known.
     pub(super) fn bounds(&self) -> (Offset, End) {
         let facts = self.facts.lock();
@@ -144,6 +165,7 @@ impl KafkaRegion {
         let known = &self.known;
         for attempt in 1..=ASKED {
             known.going()?;
+            let had = known.bounds().1.offset;
             let (start, end, asked) = match self.marks().await {
                 Ok(marks) => marks,
                 Err(WalError::Missing) => {
@@ -152,19 +174,11 @@ impl KafkaRegion {
                 }
                 Err(error) => return Err(error),
             };
-            let (due, had) = {
-                let facts = known.facts.lock();
-                (facts.compared.elapsed() >= COMPARE_EVERY, facts.end.offset)
-            };
-            if due || end < had {
+            if end < had || known.compared().elapsed() >= COMPARE_EVERY {
                 self.compare().await?;
             }
-            if end >= had {
-                let mut facts = known.facts.lock();
-                facts.start = facts.start.max(start);
-                facts.end.offset = facts.end.offset.max(end);
-                facts.end.asked = facts.end.asked.max(asked);
-                return Ok((facts.start, facts.end));
+            if let Some(bounds) = known.learn(had, start, End { offset: end, asked }) {
+                return Ok(bounds);
             }
             self.clients.placement(&known.topic).await?;
             if attempt == ASKED {
@@ -346,6 +360,24 @@ impl KafkaRegion {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_answer_is_measured_by_what_was_known_when_it_was_asked_for() {
+        let asked = Instant::now();
+        let id = RegionId {
+            shard: 1,
+            incarnation: 2,
+        };
+        let known = Known::new(id, "topic".to_owned(), 3, (0, 400, asked));
+        let end = |offset| End { offset, asked };
+        let had = known.bounds().1.offset;
+        // Two questions at once: the answer to the first one comes behind that to the second.
+        assert_eq!(known.learn(had, 0, end(473)), Some((0, end(473))));
+        assert_eq!(known.learn(had, 0, end(472)), Some((0, end(473))));
+        let had = known.bounds().1.offset;
+        assert_eq!(known.learn(had, 0, end(472)), None);
+        assert_eq!(known.bounds(), (0, end(473)));
+    }
 
     #[test]
     fn regions_are_spread_over_all_producers() {

@@ -30,7 +30,7 @@ use super::format::{self, Encoder, Head, Tail};
 use super::request::{self, SqlRequest};
 use crate::node::{DEFAULT_DATABASE, DEFAULT_TENANT, Node};
 use crate::protocols::influx::door::batch_id;
-use crate::protocols::{body, problem};
+use crate::protocols::problem;
 use crate::reading::places::Freshness;
 use crate::running::{Entry, Known};
 use crate::statements::{Ask, Done};
@@ -59,11 +59,12 @@ pub async fn sql(
     let fresh_id = || node.random().uuid_v7(node.clock().now_ms()).to_string();
     let understood = async {
         let arguments = request::form(uri.query().unwrap_or_default());
-        let body = body::read(&headers, body, node.limits().body).await?;
-        request::understand(&arguments, &headers, &body)
+        let body = node.intake().read(&headers, body).await?;
+        Ok((request::understand(&arguments, &headers, &body)?, body))
     };
-    let request = match understood.await {
-        Ok(request) => request,
+    // What was understood is as large as the body, so that its room stays taken.
+    let (request, _body) = match understood.await {
+        Ok(understood) => understood,
         Err(failure) => return failed(&node, &failure, &fresh_id()),
     };
     let id = request.query_id.clone().unwrap_or_else(fresh_id);

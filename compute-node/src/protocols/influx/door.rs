@@ -30,7 +30,6 @@ use super::precision::Precision;
 use super::reply::{self, Api, Reply};
 use super::{Parsed, Refused, Request, TableRows};
 use crate::node::{DDL_TIME, DEFAULT_DATABASE, DEFAULT_TENANT, Node};
-use crate::protocols::body;
 use crate::write::{self, WriteRequest, WriteSummary};
 
 /// How often a body is parsed again after its tables were changed.
@@ -142,7 +141,7 @@ async fn take(
             .map_err(|_| bad(format!("precision {name:?} is not known")))?,
     };
     let id = batch_id(headers)?;
-    let body = body::read(headers, body, node.limits().body).await?;
+    let body = node.intake().read(headers, body).await?;
     node.counters()
         .bytes_written
         .fetch_add(body.len() as u64, Ordering::Relaxed);
