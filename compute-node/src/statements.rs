@@ -42,6 +42,17 @@ pub struct Ask<'a> {
     pub freshness: Freshness,
 }
 
+impl Ask<'_> {
+    /// Tells a repeat under a batch id from another statement under the same one; 0 without an id.
+    fn body_hash(&self) -> u64 {
+        let Self { sql, params, .. } = self;
+        self.batch.map_or(0, |_| {
+            let asked = format!("{:?} {sql:?} {params:?}", self.database);
+            xxhash_rust::xxh3::xxh3_64(asked.as_bytes())
+        })
+    }
+}
+
 /// What a statement came to.
 pub enum Done {
     /// Rows, on their way.
@@ -86,7 +97,9 @@ impl Node {
             }
             Statement::Delete(Delete { table, tags, time }) => {
                 self.admit()?;
-                let deleted = self.writer().delete(&catalog, &table, &tags, time).await?;
+                let which = (&tags, time);
+                let named = (ask.batch, ask.body_hash());
+                let deleted = self.writer().delete(&catalog, &table, which, named).await?;
                 Ok(Done::Deleted(deleted))
             }
             Statement::Ddl(ddl) => {
@@ -195,9 +208,7 @@ impl Node {
                     let request = WriteRequest {
                         tenant: ask.tenant,
                         id: ask.batch,
-                        body_hash: ask
-                            .batch
-                            .map_or(0, |_| xxhash_rust::xxh3::xxh3_64(ask.sql.as_bytes())),
+                        body_hash: ask.body_hash(),
                         tables,
                     };
                     let written = self.write_piece(&catalog, request, summary.clone());

@@ -149,7 +149,6 @@ impl Writer {
         catalog: &Catalog,
         request: WriteRequest,
     ) -> Result<WriteSummary, Failure> {
-        self.check_id(request.id)?;
         let rows = request
             .tables
             .iter()
@@ -187,13 +186,14 @@ impl Writer {
 
     /// Deletes the rows of a table whose tags and time match.
     ///
+    /// * `id`, `hash`: the caller's name for it, and the hash of the caller's whole body.
     /// * effects: as [`Writer::write`].
     pub async fn delete(
         &self,
         catalog: &Catalog,
         table: &TableInfo,
-        filter: &TagFilter,
-        time: TimeRange,
+        (filter, time): (&TagFilter, TimeRange),
+        (id, hash): (Option<BatchId>, u64),
     ) -> Result<WriteSummary, Failure> {
         let mut by_shard: BTreeMap<ShardId, Vec<Entry>> = BTreeMap::new();
         for tablet in catalog.tablets(table.id) {
@@ -204,7 +204,7 @@ impl Writer {
             };
             by_shard.entry(tablet.shard).or_default().push(entry);
         }
-        self.write_shards(table.tenant, None, 0, by_shard).await
+        self.write_shards(table.tenant, id, hash, by_shard).await
     }
 
     async fn write_shards(
@@ -214,6 +214,7 @@ impl Writer {
         hash: u64,
         by_shard: BTreeMap<ShardId, Vec<Entry>>,
     ) -> Result<WriteSummary, Failure> {
+        self.check_id(id)?;
         let writes = by_shard.into_iter().map(|(shard, entries)| async move {
             let batch = Batch {
                 tenant,

@@ -2,7 +2,8 @@
 //!
 //! Batches go into a table that keeps every row (`append`), each under an id of its own and sent again
 //! under the same id, to any node, until it is acked. A row's value names its writer and number, so that
-//! each row can be asked for and a second copy of it is seen.
+//! each row can be asked for and a second copy of it is seen. Beside them rows of another table are
+//! overwritten and deleted (`rewrite`).
 //!
 //! Never here: what happens to the nodes meanwhile.
 
@@ -13,13 +14,17 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use auxo_proto::clock::Clock;
 use auxo_proto::random::Random;
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
+use reqwest::{Method, RequestBuilder};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::http::Http;
 use crate::told::ByNode;
 use crate::wait;
+use rewrite::Rewritten;
+
+mod rewrite;
 
 /// The table.
 pub const TABLE: &str = "numbered";
@@ -36,6 +41,9 @@ const ACKED_WITHIN: Duration = Duration::from_secs(120);
 
 /// How long a node may take to answer a batch before it is sent to another one.
 const ANSWERED_WITHIN: Duration = Duration::from_secs(15);
+
+/// Those who overwrite and delete.
+const REWRITERS: usize = 3;
 
 /// Rows that are named of each kind of fault and writer.
 const NAMED: usize = 10;
@@ -79,6 +87,8 @@ pub struct Load {
     /// The round whose column rows have, if not 0, and the rows that were acked before it.
     round: AtomicU64,
     acked_before: AtomicU64,
+    /// Per rewriter, what is acked.
+    rewritten: Vec<Mutex<Rewritten>>,
     /// What writers were told.
     pub told: ByNode,
     /// Dice of the writers and of the rounds.
@@ -110,22 +120,25 @@ impl Load {
             acked: (0..writers).map(|_| AtomicU64::new(0)).collect(),
             round: AtomicU64::new(0),
             acked_before: AtomicU64::new(0),
+            rewritten: (0..REWRITERS).map(|_| Mutex::default()).collect(),
             told: ByNode::default(),
             dice: Random::seeded(seed),
         })
     }
 
-    /// Makes the table.
+    /// Makes the tables.
     ///
     /// * spread: `PARTITION BY …`, or nothing for one tablet.
     pub async fn create(&self, spread: &str) -> Result<()> {
-        let create = format!(
-            "CREATE TABLE {TABLE} (writer STRING TAG, ts TIMESTAMP(9) NOT NULL, n BIGINT, \
-             TIMESTAMP KEY (ts)) {spread} WITH (merge_mode = 'append')"
-        );
-        let created = self.node().sql_answer(&create).await?;
-        if created.status != 200 {
-            bail!("CREATE TABLE: {} {}", created.status, created.body);
+        for (table, merge_mode) in [(TABLE, "append"), (rewrite::TABLE, "last_row")] {
+            let create = format!(
+                "CREATE TABLE {table} (writer STRING TAG, ts TIMESTAMP(9) NOT NULL, n BIGINT, \
+                 TIMESTAMP KEY (ts)) {spread} WITH (merge_mode = '{merge_mode}')"
+            );
+            let created = self.node().sql_answer(&create).await?;
+            if created.status != 200 {
+                bail!("CREATE TABLE {table}: {} {}", created.status, created.body);
+            }
         }
         Ok(())
     }
@@ -158,6 +171,9 @@ impl Load {
         for writer in 0..self.acked.len() {
             writers.spawn(write(Arc::clone(self), writer));
         }
+        for rewriter in 0..self.rewritten.len() {
+            writers.spawn(rewrite(Arc::clone(self), rewriter));
+        }
         writers
     }
 
@@ -185,6 +201,15 @@ impl Load {
     pub fn acked(&self) -> Vec<u64> {
         let acked = self.acked.iter();
         acked.map(|acked| acked.load(Ordering::SeqCst)).collect()
+    }
+
+    /// Changes of the rows that are overwritten and deleted, and how many of them were deletes.
+    pub fn rewritten(&self) -> (u64, u64) {
+        let counts = self.rewritten.iter().map(|rewritten| {
+            let rewritten = rewritten.lock();
+            (rewritten.changes, rewritten.deletes)
+        });
+        counts.fold((0, 0), |sum, next| (sum.0 + next.0, sum.1 + next.1))
     }
 
     /// Waits until each writer has that many more batches acked; the second of them was sent after now.
@@ -245,6 +270,11 @@ impl Load {
                 "column r{round}: {acked} rows were acked with it, found {found:?}"
             );
         }
+        for (number, rewritten) in self.rewritten.iter().enumerate() {
+            let wanted = rewritten.lock().rows();
+            let found = rewrite::judge(&rewrite::name(number), &wanted, node).await;
+            verdict.add(found?);
+        }
         Ok(verdict)
     }
 }
@@ -275,11 +305,9 @@ async fn faults(node: &Http, writer: &str, acked: u64) -> Result<Vec<String>> {
 
 /// Sends batches until told to stop; the last one is sent until it is acked.
 async fn write(load: Arc<Load>, number: usize) -> Result<()> {
-    let clock = Clock::system();
     let writer = writer(number);
     while load.going.load(Ordering::SeqCst) {
         let first = load.acked[number].load(Ordering::SeqCst);
-        let id = load.dice.uuid_v7(clock.now_ms()).to_string();
         let fields = match load.round.load(Ordering::SeqCst) {
             0 => String::new(),
             round => format!(",r{round}={round}i"),
@@ -287,26 +315,56 @@ async fn write(load: Arc<Load>, number: usize) -> Result<()> {
         let lines: String = (first..first + BATCH_ROWS)
             .map(|n| with_fields(&writer, n, &fields))
             .collect();
-        let deadline = Instant::now() + ACKED_WITHIN;
-        loop {
-            let http = load.node();
-            let post = http.request(reqwest::Method::POST, "/write?db=main");
-            let post = post.header("Idempotency-Key", &id).timeout(ANSWERED_WITHIN);
-            let sent = Instant::now();
-            let answer = http.send(post.body(lines.clone())).await;
-            load.told.note(&http, &answer, sent.elapsed());
-            let last = match answer {
-                Ok(answer) if answer.status == 204 => break,
-                Ok(answer) if answer.status == 503 => answer.body,
-                Ok(answer) => bail!("write: {} {}", answer.status, answer.body),
-                Err(error) => format!("{error:#}"),
-            };
-            if Instant::now() > deadline {
-                bail!("batch of {writer} at {first} was not acked in time: {last}");
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+        let post = |node: &Http| {
+            let post = node.request(Method::POST, "/write?db=main");
+            post.body(lines.clone())
+        };
+        let sent = until_acked(&load, Some(&load.told), post).await;
+        sent.with_context(|| format!("batch of {writer} at {first}"))?;
         load.acked[number].store(first + BATCH_ROWS, Ordering::SeqCst);
     }
     Ok(())
+}
+
+/// Makes changes until told to stop; the last one is sent until it is acked.
+async fn rewrite(load: Arc<Load>, number: usize) -> Result<()> {
+    let name = rewrite::name(number);
+    while load.going.load(Ordering::SeqCst) {
+        let change = load.rewritten[number].lock().draw(&load.dice);
+        let sent = until_acked(&load, None, |node| change.ask(&name, node)).await;
+        sent.with_context(|| format!("{change:?} of {name}"))?;
+        load.rewritten[number].lock().acked(change);
+    }
+    Ok(())
+}
+
+/// Sends a request under an id, to one node after another, until one of them acks it.
+///
+/// * told: notes every answer.
+async fn until_acked(
+    load: &Load,
+    told: Option<&ByNode>,
+    ask: impl Fn(&Http) -> RequestBuilder,
+) -> Result<()> {
+    let id = load.dice.uuid_v7(Clock::system().now_ms()).to_string();
+    let deadline = Instant::now() + ACKED_WITHIN;
+    loop {
+        let http = load.node();
+        let request = ask(&http).header("Idempotency-Key", &id);
+        let sent = Instant::now();
+        let answer = http.send(request.timeout(ANSWERED_WITHIN)).await;
+        if let Some(told) = told {
+            told.note(&http, &answer, sent.elapsed());
+        }
+        let last = match answer {
+            Ok(answer) if matches!(answer.status, 200 | 204) => return Ok(()),
+            Ok(answer) if answer.status == 503 => answer.body,
+            Ok(answer) => bail!("{} {}", answer.status, answer.body),
+            Err(error) => format!("{error:#}"),
+        };
+        if Instant::now() > deadline {
+            bail!("not acked in time: {last}");
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
 }

@@ -239,6 +239,26 @@ async fn an_insert_under_a_key_is_answered_as_the_first_time() {
     }
     let rows = node.http.sql("SELECT count(*) FROM t").await.unwrap();
     assert_eq!(rows, [[json!(5)]]);
+
+    let with = async |param: &str, key: &str| {
+        let post = node.http.request(reqwest::Method::POST, "/v1/sql");
+        let post = post.header("Idempotency-Key", key);
+        let post = post.header("Content-Type", "application/json");
+        let sql = "DELETE FROM t WHERE k = $1";
+        let body = json!({ "sql": sql, "params": [param] }).to_string();
+        node.http.send(post.body(body)).await.unwrap()
+    };
+    let key = "0191d5c8-7a00-7000-8000-000000000023";
+    assert_eq!(with("a", key).await.status, 200);
+    assert_eq!(with("b", key).await.json()["code"], json!("BATCH_CONFLICT"));
+    let line = "t,k=a n=9i 9\n".to_owned();
+    assert_eq!(node.http.write("main", line).await.unwrap().status, 204);
+    // A late repeat does not take what came behind the first one.
+    assert_eq!(with("a", key).await.status, 200);
+    let rows = "SELECT k, count(*) FROM t GROUP BY k ORDER BY k";
+    let rows = node.http.sql(rows).await.unwrap();
+    let left = [("a", 1), ("b", 1), ("c", 3)];
+    assert_eq!(rows, left.map(|(k, count)| vec![json!(k), json!(count)]));
 }
 
 /// The last line of an answer that fails half-way names the failure, each time.

@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use integration::cluster::{Cluster, Plan};
 use integration::load::{CONFIG, Load, Verdict};
 use integration::{binary, disk};
@@ -165,5 +165,8 @@ async fn rounds(arguments: &Arguments, cluster: &mut Cluster) -> Result<Verdict>
             at(0.95)
         );
     }
+    let (changes, deletes) = load.rewritten();
+    println!("rows overwritten and deleted: {changes} changes, {deletes} of them deletes");
+    ensure!(deletes > 0, "nothing was deleted");
     Ok(verdict)
 }

@@ -53,9 +53,12 @@ pub(crate) async fn run(arguments: &Arguments) -> Result<Verdict> {
     let files = counted(&node, "auxo_store_files{").await?;
     let made = counted(&node, "auxo_flush_manifest{").await?;
     println!("files: {files} now, {compacted} compacted, manifests: {made}");
-    if made <= u64::from(arguments.rounds) || compacted == 0 {
+    let (changes, deletes) = load.rewritten();
+    println!("rows overwritten and deleted: {changes} changes, {deletes} of them deletes");
+    if made <= u64::from(arguments.rounds) || compacted == 0 || deletes == 0 {
         bail!(
-            "{made} manifests in {} rounds and {compacted} files compacted: kills met neither",
+            "{made} manifests in {} rounds, {compacted} files compacted, {deletes} deletes: kills met not all of \
+             it",
             arguments.rounds
         );
     }
