@@ -80,6 +80,12 @@ fn profile() -> Result<PathBuf> {
     Ok(known.to_owned())
 }
 
+/// Whether cargo sets this variable for a program that it runs, to tell of that program's package. A
+/// build that inherits it looks changed to crates that watch it (`ring`), with all that stands on them.
+fn describes_package(variable: &str) -> bool {
+    variable.starts_with("CARGO_PKG_") || variable.starts_with("CARGO_MANIFEST_")
+}
+
 /// Builds with the features of the whole workspace: others would build everything once more.
 fn build(profile: &Path, unfenced: bool) -> Result<PathBuf> {
     let target = profile.parent().context("a profile lies in a target")?;
@@ -95,6 +101,11 @@ fn build(profile: &Path, unfenced: bool) -> Result<PathBuf> {
         .arg(&output)
         // Where everything but the binary goes: what both have in common is built once.
         .env("CARGO_BUILD_BUILD_DIR", target);
+    for (name, _) in std::env::vars_os() {
+        if describes_package(&name.to_string_lossy()) {
+            cargo.env_remove(name);
+        }
+    }
     if unfenced {
         cargo.args(["--features", "auxo-engine/unfenced"]);
     }
