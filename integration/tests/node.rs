@@ -261,6 +261,127 @@ async fn an_insert_under_a_key_is_answered_as_the_first_time() {
     assert_eq!(rows, left.map(|(k, count)| vec![json!(k), json!(count)]));
 }
 
+#[tokio::test]
+async fn a_moment_between_two_that_a_column_can_hold_is_compared_exactly() {
+    let (_folder, setup) = setup();
+    let node = setup.start().await.unwrap();
+    let change = async |sql: &str| {
+        let answer = node.http.sql_answer(sql).await.unwrap();
+        assert_eq!(answer.status, 200, "{sql}: {}", answer.body);
+    };
+    change(
+        "CREATE TABLE e (h STRING TAG, ts TIMESTAMP(3) NOT NULL, v BIGINT, at TIMESTAMP(3), \
+         TIMESTAMP KEY (ts))",
+    )
+    .await;
+    change(
+        "INSERT INTO e VALUES ('a', '2026-01-01T00:00:00.000Z', 0, '2026-01-01T00:00:00.000Z'), \
+         ('a', '2026-01-01T00:00:00.001Z', 1, '2026-01-01T00:00:00.001Z'), \
+         ('a', '2026-01-01T00:00:00.002Z', 2, '2026-01-01T00:00:00.002Z'), \
+         ('a', '2026-01-01T00:00:00.003Z', 3, NULL)",
+    )
+    .await;
+    let between = "TIMESTAMP '2026-01-01T00:00:00.0015'";
+    let (exact, later) = (
+        "TIMESTAMP '2026-01-01T00:00:00.001000000'",
+        "TIMESTAMP '2026-01-01T00:00:00.0025'",
+    );
+    for (condition, found) in [
+        (format!("ts < {between}"), vec![0, 1]),
+        (format!("ts <= {between}"), vec![0, 1]),
+        (format!("ts > {between}"), vec![2, 3]),
+        (format!("ts >= {between}"), vec![2, 3]),
+        (format!("{between} > ts"), vec![0, 1]),
+        (format!("ts = {between}"), vec![]),
+        (format!("ts <> {between}"), vec![0, 1, 2, 3]),
+        (format!("ts IS DISTINCT FROM {between}"), vec![0, 1, 2, 3]),
+        (format!("ts BETWEEN {between} AND {later}"), vec![2]),
+        (
+            format!("ts NOT BETWEEN {between} AND {later}"),
+            vec![0, 1, 3],
+        ),
+        (format!("ts BETWEEN {exact} AND {between}"), vec![1]),
+        (format!("ts IN ({exact}, {between})"), vec![1]),
+        (format!("ts IN ({between})"), vec![]),
+        (format!("ts NOT IN ({exact}, {between})"), vec![0, 2, 3]),
+        (format!("ts >= {exact}"), vec![1, 2, 3]),
+        (format!("at < {between}"), vec![0, 1]),
+        (format!("at >= {between}"), vec![2]),
+        (format!("at <> {between}"), vec![0, 1, 2]),
+        (format!("NOT (at = {between})"), vec![0, 1, 2]),
+        ("ts >= '2026-01-01T00:00:00.0015Z'".to_owned(), vec![2, 3]),
+        (
+            "ts < to_timestamp_nanos(1767225600001500000)".to_owned(),
+            vec![0, 1],
+        ),
+    ] {
+        let sql = format!("SELECT v FROM e WHERE {condition} ORDER BY v");
+        let rows = node.http.sql(&sql).await.unwrap();
+        let found: Vec<_> = found.into_iter().map(|v| vec![json!(v)]).collect();
+        assert_eq!(rows, found, "{condition}");
+    }
+    change("DELETE FROM e WHERE ts >= TIMESTAMP '2026-01-01T00:00:00.0015'").await;
+    let rows = node.http.sql("SELECT v FROM e ORDER BY v").await.unwrap();
+    assert_eq!(rows, [[json!(0)], [json!(1)]]);
+}
+
+#[tokio::test]
+async fn the_segments_that_rows_lie_in_stay_as_they_are() {
+    let (_folder, setup) = setup();
+    let mut node = setup.start().await.unwrap();
+    write(&node, 0, 100).await;
+    for (option, status) in [("segment_duration = '2h'", 400), ("ttl = '9000d'", 200)] {
+        let set = format!("ALTER TABLE cpu SET ({option})");
+        let answer = node.http.sql_answer(&set).await.unwrap();
+        assert_eq!(answer.status, status, "{set}: {}", answer.body);
+    }
+    let ended = node.terminate(Duration::from_secs(60)).await.unwrap();
+    assert!(ended.success(), "{}", node.log_tail());
+}
+
+#[tokio::test]
+async fn one_key_in_two_databases_is_two_batches() {
+    let (_folder, setup) = setup();
+    let node = setup.start().await.unwrap();
+    let created = node.http.sql_answer("CREATE DATABASE other").await.unwrap();
+    assert_eq!(created.status, 200, "{}", created.body);
+    let write = async |arguments: &str| {
+        let path = format!("/write?{arguments}");
+        let post = node.http.request(reqwest::Method::POST, &path);
+        let key = "0191d5c8-7a00-7000-8000-000000000031";
+        let post = post.header("Idempotency-Key", key).body("w v=1 1");
+        node.http.send(post).await.unwrap().status
+    };
+    assert_eq!(write("db=main").await, 204);
+    assert_eq!(write("db=main").await, 204);
+    assert_eq!(write("db=main&precision=s").await, 409);
+    // Acknowledged or refused, as its shard knows the key or does not; never one for the other.
+    let rows = match write("db=other").await {
+        204 => 1,
+        409 => 0,
+        other => panic!("{other}"),
+    };
+    let found = node.http.sql("SELECT count(*) FROM other.w").await.unwrap();
+    assert_eq!(found, [[json!(rows)]]);
+}
+
+#[tokio::test]
+async fn a_connection_that_says_nothing_is_closed() {
+    let (_folder, mut setup) = setup();
+    setup.config = "[limits]\nconnections = 3".to_owned();
+    let node = setup.start().await.unwrap();
+    let address = node.http.base().trim_start_matches("http://");
+    let mut silent = Vec::new();
+    for _ in 0..6 {
+        silent.push(TcpStream::connect(address).await.unwrap());
+    }
+    let answer = wait::until("the node answers", Duration::from_secs(60), || async {
+        let get = node.http.request(reqwest::Method::GET, "/v1/health");
+        node.http.send(get.timeout(Duration::from_secs(5))).await
+    });
+    assert_eq!(answer.await.unwrap().status, 200);
+}
+
 /// The last line of an answer that fails half-way names the failure, each time.
 #[tokio::test]
 async fn a_late_failure_has_the_last_word() {

@@ -130,6 +130,15 @@ pub fn plan(request: &DdlRequest, model: &Model) -> Result<Plan, Failure> {
                 return Err(Failure::new(ErrorCode::Unsupported, detail)
                     .hint("make another table and INSERT INTO it SELECT from this one"));
             }
+            if info.options.segment_ms != options.segment_ms {
+                let detail = format!(
+                    "segment_duration of table {} cannot change: rows that are stored lie in segments of the one \
+                     it has",
+                    info.name
+                );
+                return Err(Failure::new(ErrorCode::Unsupported, detail)
+                    .hint("make another table and INSERT INTO it SELECT from this one"));
+            }
             if info.options == *options {
                 return Ok(satisfied(model, Some(*table), Some(info.database)));
             }

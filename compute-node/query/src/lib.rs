@@ -15,6 +15,7 @@ mod cursor;
 mod ddl;
 mod delete;
 mod duration;
+mod exact_times;
 mod explain;
 mod failure;
 pub mod fragment;

@@ -18,9 +18,11 @@ use datafusion::execution::object_store::{
 use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
 use datafusion::execution::session_state::SessionStateBuilder;
 use datafusion::execution::{FunctionRegistry, SessionStateDefaults};
+use datafusion::optimizer::OptimizerRule;
 use datafusion::prelude::SessionConfig;
 use serde::{Deserialize, Serialize};
 
+use crate::exact_times::ExactTimes;
 use crate::fragment::absorb::Absorb;
 use crate::functions;
 use crate::memory::NodePool;
@@ -162,7 +164,10 @@ fn state(config: &QueryConfig, runtime: Arc<RuntimeEnv>) -> Result<SessionState>
         .build();
     state.register_function_rewrite(Arc::new(functions::Integers))?;
     let known = Arc::new(run::task(&state, state.runtime_env().as_ref().clone()));
+    let mut rules: Vec<Arc<dyn OptimizerRule + Send + Sync>> = vec![Arc::new(ExactTimes)];
+    rules.extend(state.optimizers().iter().cloned());
     let state = SessionStateBuilder::new_from_existing(state)
+        .with_optimizer_rules(rules)
         .with_physical_optimizer_rule(Arc::new(Absorb::new(known)))
         .build();
     Ok(state)

@@ -88,6 +88,14 @@ async fn connection(
     cut: CancellationToken,
 ) {
     let _ = stream.set_nodelay(true);
+    // The time of the headers begins with their first byte.
+    let spoke = tokio::select! {
+        spoke = tokio::time::timeout(HEADER_TIME, stream.readable()) => matches!(spoke, Ok(Ok(()))),
+        () = stop.cancelled() => false,
+    };
+    if !spoke {
+        return;
+    }
     let service = TowerToHyperService::new(tower::service_fn(
         move |request: Request<hyper::body::Incoming>| {
             let router = router.clone();

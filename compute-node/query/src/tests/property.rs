@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use arrow::array::{
     ArrayRef, BooleanArray, Float64Array, Int64Array, RecordBatch, StringArray,
-    TimestampMillisecondArray, TimestampNanosecondArray, TimestampSecondArray, UInt64Array,
+    TimestampNanosecondArray, UInt64Array,
 };
 use arrow::datatypes::{DataType, Field, Schema};
 use auxo_proto::schema::{ColumnKind, ColumnType, TimeUnit};
@@ -177,25 +177,22 @@ fn ours(rows: &[Row], unit: TimeUnit, tablets: u32, batch_rows: usize, merged: b
     Bench::new(Tables::new(vec![table.cut(batch_rows, merged)]))
 }
 
-/// The same rows in DataFusion's own table, tags as plain strings.
+/// The same rows in DataFusion's own table, tags as plain strings and times, cut to their unit, as
+/// nanoseconds: between coarser ones its optimizer finds no moment (`crate::exact_times`).
 fn theirs(rows: &[Row], unit: TimeUnit) -> SessionContext {
-    let shown = |ns: i64, unit: TimeUnit| ns.div_euclid(unit.ns());
-    let times = rows.iter().map(|row| shown(row.time, unit));
-    let time: ArrayRef = match unit {
-        TimeUnit::Second => Arc::new(TimestampSecondArray::from_iter_values(times)),
-        TimeUnit::Millisecond => Arc::new(TimestampMillisecondArray::from_iter_values(times)),
-        _ => Arc::new(TimestampNanosecondArray::from_iter_values(times)),
-    };
+    let cut = |ns: i64, unit: TimeUnit| ns.div_euclid(unit.ns()) * unit.ns();
+    let times = rows.iter().map(|row| cut(row.time, unit));
+    let time: ArrayRef = Arc::new(TimestampNanosecondArray::from_iter_values(times));
     let at = rows
         .iter()
-        .map(|row| row.at.map(|at| shown(at, TimeUnit::Millisecond)));
+        .map(|row| row.at.map(|at| cut(at, TimeUnit::Millisecond)));
     let mut arrays: Vec<ArrayRef> = vec![
         Arc::new(rows.iter().map(|row| row.host).collect::<StringArray>()),
         Arc::new(rows.iter().map(|row| row.dc).collect::<StringArray>()),
         time,
     ];
     arrays.extend(fields(rows));
-    arrays[8] = Arc::new(at.collect::<TimestampMillisecondArray>());
+    arrays[8] = Arc::new(at.collect::<TimestampNanosecondArray>());
     let names = ["host", "dc", "ts", "n", "u", "f", "note", "up", "at"];
     let fields: Vec<Field> = names
         .iter()

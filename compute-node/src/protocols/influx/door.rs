@@ -145,7 +145,13 @@ async fn take(
     node.counters()
         .bytes_written
         .fetch_add(body.len() as u64, Ordering::Relaxed);
-    let body_hash = id.map_or(0, |_| xxhash_rust::xxh3::xxh3_64(&body));
+    // The same lines mean other rows in another database or with another precision.
+    let body_hash = id.map_or(0, |_| {
+        let mut hash = xxhash_rust::xxh3::Xxh3::new();
+        hash.update(format!("{database:?} {precision:?} ").as_bytes());
+        hash.update(&body);
+        hash.digest()
+    });
     let mut changes = 0;
     let mut refused = Refused::default();
     let mut overtaken = HashSet::new();

@@ -4,7 +4,7 @@
 //! 4xx status (but 429 where clients keep their data at it), and its body never holds a phrase at
 //! which Telegraf gives up.
 
-use auxo_proto::error::{ErrorCode, ErrorKind, Failure};
+use auxo_proto::error::{ErrorCode, ErrorKind, Failure, Outcome};
 use serde_json::{Value, json};
 
 use super::faults::{LineError, LineErrors};
@@ -117,6 +117,10 @@ pub fn failure(api: Api, failure: &Failure) -> Reply {
             format!("database not found: {detail}")
         }
         detail => detail.clone(),
+    };
+    let text = match failure.outcome {
+        Some(Outcome::Partial) => format!("{text}; some of its rows are stored"),
+        _ => text,
     };
     let body = match api {
         Api::V1 => json!({"error": text}),
