@@ -18,6 +18,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 
 use crate::duckdb::cache;
+use crate::wait;
 
 pub mod etcd;
 pub mod kafka;
@@ -35,23 +36,29 @@ pub const VERSITYGW: &str = "1.8.0";
 /// Release of etcd, from the Go module proxy.
 pub const ETCD: &str = "3.6.16";
 
-/// How often it is looked whether somebody else still installs.
-const LOCK_PAUSE: Duration = Duration::from_millis(100);
+/// How long somebody else may take to install something: one is built from its sources.
+const INSTALLED_WITHIN: Duration = Duration::from_secs(20 * 60);
 
 /// Waits until nobody else, test or process, brings that server to this machine, and keeps others waiting
 /// for as long as the file lives.
+///
+/// * errors: somebody else takes too long, or the lock cannot be had at all.
 pub(crate) async fn install_alone(server: &str) -> Result<File> {
     let cache = cache();
     std::fs::create_dir_all(&cache).with_context(|| cache.display().to_string())?;
     let place = cache.join(format!("{server}.lock"));
     let named = || place.display().to_string();
     let file = File::create(&place).with_context(named)?;
-    loop {
+    let what = format!("{server} is installed by somebody else");
+    let locked = wait::until(&what, INSTALLED_WITHIN, || async {
         match file.try_lock() {
-            Ok(()) => return Ok(file),
-            Err(TryLockError::WouldBlock) => tokio::time::sleep(LOCK_PAUSE).await,
-            Err(TryLockError::Error(error)) => return Err(error).with_context(named),
+            Err(TryLockError::WouldBlock) => bail!("{} is locked", place.display()),
+            tried => Ok(tried),
         }
+    });
+    match locked.await? {
+        Err(TryLockError::Error(error)) => Err(error).with_context(named),
+        _ => Ok(file),
     }
 }
 

@@ -339,9 +339,12 @@ mod tests {
             tasks.spawn(async move { intake.read(&HeaderMap::new(), body).await })
         };
         let mut slow: Vec<_> = (0..99).map(|_| read(stalls_after(1_000))).collect();
-        while intake.room.available_permits() > 0 {
-            tokio::task::yield_now().await;
-        }
+        let taken_up = async {
+            while intake.room.available_permits() > 0 {
+                tokio::task::yield_now().await;
+            }
+        };
+        timeout(Duration::from_secs(30), taken_up).await.unwrap();
         let failure = read(Body::from(vec![0; 10])).await.unwrap().unwrap_err();
         assert_eq!(failure.code, ErrorCode::Busy);
         assert!(failure.retryable());

@@ -2,7 +2,8 @@
 //!
 //! Writers send small batches, each sent again until it is acked ([`integration::load`]). Flushes and
 //! compactions are forced often, so that kills fall into them. After each round every writer's numbers
-//! must be there exactly once.
+//! must be there exactly once, and the rows that are overwritten and deleted beside them as the last acked
+//! change left them.
 //!
 //! Rooms: [`single`] (one process, and losses of power of its disk), [`cluster`] (three compute nodes,
 //! meta, three brokers).
