@@ -362,6 +362,7 @@ fn limits(config: &Config, bodies_bytes: usize) -> NodeLimits {
         },
         lines: influx::Limits {
             line_bytes: config.limits.line_bytes.as_usize(),
+            future_ns: i64::try_from(config.limits.future.0.as_nanos()).unwrap_or(i64::MAX),
             ..influx::Limits::default()
         },
         statement_time: config.limits.statement_timeout.0,

@@ -144,6 +144,8 @@ pub(crate) struct Limits {
     pub(crate) body_timeout: Period,
     /// One line of line protocol.
     pub(crate) line_bytes: Size,
+    /// How far ahead of the node's clock the time of a new row may lie.
+    pub(crate) future: Period,
     /// Text of a statement.
     pub(crate) sql_bytes: Size,
     /// How long a statement may run.
@@ -308,6 +310,7 @@ impl Default for Limits {
             decoded_bytes: Size(64 << 20),
             body_timeout: period_s(60),
             line_bytes: Size(64 << 10),
+            future: period_s(600),
             sql_bytes: Size(256 << 10),
             statement_timeout: period_s(30),
             statement_memory: Size(1 << 30),

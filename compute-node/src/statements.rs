@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use auxo_proto::error::{ErrorCode, Failure, Outcome};
 use auxo_proto::ids::{BatchId, Seq, ShardId, TenantId};
+use auxo_proto::rows::Rows;
 use auxo_proto::topology::Catalog;
 use auxo_query::{Answer, Delete, Insert, Limits, Params, QueryPlan, Scope, Statement, rows_of};
 use futures::{StreamExt, TryStreamExt, stream};
@@ -20,6 +21,7 @@ use crate::write::{TableRows, WriteRequest, WriteSummary};
 const INSERT_ROWS: usize = 8_192;
 /// Rows of an INSERT under a batch id, which has to fit one record of each shard.
 const BATCH_ROWS_MAX: usize = 500_000;
+const NS_PER_S: i64 = 1_000_000_000;
 
 /// A statement and who asks.
 #[derive(Clone, Debug)]
@@ -199,8 +201,8 @@ impl Node {
                 rows = 0;
                 for start in (0..whole.num_rows()).step_by(at_once) {
                     let piece = whole.slice(start, at_once.min(whole.num_rows() - start));
-                    let piece =
-                        rows_of(&table, &piece).map_err(|failure| after(&summary, failure))?;
+                    let piece = rows_of(&table, &piece).and_then(|rows| self.not_ahead(rows));
+                    let piece = piece.map_err(|failure| after(&summary, failure))?;
                     let tables = vec![TableRows {
                         table: Arc::clone(&table),
                         rows: piece,
@@ -224,6 +226,19 @@ impl Node {
                 return Ok(summary);
             }
         }
+    }
+
+    /// The rows, unless one lies further in the future than rows of any protocol may.
+    fn not_ahead(&self, rows: Rows) -> Result<Rows, Failure> {
+        let (now, most) = (self.clock().now_ns(), self.limits().lines.future_ns);
+        let last = rows.time.iter().copied().max().unwrap_or(now);
+        if last <= now.saturating_add(most) {
+            return Ok(rows);
+        }
+        let (ahead_s, most_s) = (last.saturating_sub(now) / NS_PER_S, most / NS_PER_S);
+        let detail = format!("a time lies {ahead_s} s in the future, {most_s} s are allowed");
+        Err(Failure::new(ErrorCode::BadTimestamp, detail)
+            .hint("limits.future of the node's configuration is the most"))
     }
 
     async fn write_piece(

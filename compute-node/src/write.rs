@@ -117,16 +117,23 @@ impl Routes {
     }
 }
 
-/// Cuts what stands behind the unit of a table's time, toward 1970, whatever way rows came: times that
-/// are shown alike are alike.
-fn cut_times(table: &TableInfo, times: &mut [i64]) {
+/// Cuts what stands behind the unit of a table's time, down to the last moment that is not later,
+/// whatever way rows came: times that are shown alike are alike.
+///
+/// * errors: the moment before one of them lies before all that can be stored.
+fn cut_times(table: &TableInfo, times: &mut [i64]) -> Result<(), Failure> {
     let unit = match table.schema.time().map(|time| time.ty) {
-        Some(ColumnType::Timestamp(unit)) => unit.ns(),
-        _ => return,
+        Some(ColumnType::Timestamp(unit)) if unit.ns() > 1 => unit.ns(),
+        _ => return Ok(()),
     };
-    if unit > 1 {
-        times.iter_mut().for_each(|time| *time -= *time % unit);
+    for time in times {
+        let cut = time.checked_sub(time.rem_euclid(unit));
+        *time = cut.ok_or_else(|| {
+            let detail = format!("a time of {} lies before the year 1678", table.name);
+            Failure::new(ErrorCode::BadTimestamp, detail).outcome(Outcome::Rejected)
+        })?;
     }
+    Ok(())
 }
 
 impl Writer {
@@ -156,7 +163,7 @@ impl Writer {
             .sum();
         let mut by_shard: BTreeMap<ShardId, Vec<Entry>> = BTreeMap::new();
         for TableRows { table, mut rows } in request.tables {
-            cut_times(&table, &mut rows.time);
+            cut_times(&table, &mut rows.time)?;
             let tablets = catalog.tablets(table.id);
             if tablets.is_empty() {
                 let detail = format!("table {} has no tablets yet", table.name);

@@ -1,5 +1,6 @@
 //! Clauses that the parser reads and the planner would pass over in silence: an answer that ignores what
-//! was asked is a wrong one, so each is refused by its name.
+//! was asked is a wrong one, so each is refused by its name; and tests against a query where no operator
+//! can run them.
 //!
 //! Never here: what the planner itself refuses.
 
@@ -8,32 +9,83 @@ use std::ops::ControlFlow;
 use auxo_proto::error::{ErrorCode, Failure};
 use datafusion::sql::parser::Statement as Parsed;
 use datafusion::sql::sqlparser::ast::{
-    GroupByExpr, GroupByWithModifier, Query, Select, TableFactor, Visit, Visitor,
+    Expr, GroupByExpr, GroupByWithModifier, Query, Select, Spanned, TableFactor, Visit, Visitor,
 };
+use datafusion::sql::sqlparser::tokenizer::Location;
 
-/// Refuses a statement with a clause that would be passed over.
-pub(crate) fn check(parsed: &Parsed) -> Result<(), Failure> {
+use crate::tokens::position;
+
+/// Refuses a statement with a clause that would be passed over, or a test that nothing could run.
+pub(crate) fn check(parsed: &Parsed, text: &str) -> Result<(), Failure> {
     let statement = match parsed {
         Parsed::Statement(statement) => statement.as_ref(),
-        Parsed::Explain(explain) => return check(&explain.statement),
+        Parsed::Explain(explain) => return check(&explain.statement, text),
         _ => return Ok(()),
     };
     match statement.visit(&mut Clauses) {
         ControlFlow::Continue(()) => Ok(()),
-        ControlFlow::Break(clause) => {
-            let detail = format!("{clause} is not supported");
-            Err(Failure::new(ErrorCode::Unsupported, detail))
+        ControlFlow::Break(Clause { name, place }) => {
+            let detail = format!("{name} is not supported");
+            let failure = Failure::new(ErrorCode::Unsupported, detail);
+            Err(match place.filter(|place| place.line > 0) {
+                Some(place) => failure.at(position(text, place)),
+                None => failure,
+            })
         }
     }
 }
 
 struct Clauses;
 
+/// What is refused, and where it stands if that is known.
+struct Clause {
+    name: &'static str,
+    place: Option<Location>,
+}
+
+impl From<&'static str> for Clause {
+    fn from(name: &'static str) -> Self {
+        Self { name, place: None }
+    }
+}
+
 /// Goes on unless one of the clauses is there.
-fn none_of(clauses: &[(bool, &'static str)]) -> ControlFlow<&'static str> {
+fn none_of(clauses: &[(bool, &'static str)]) -> ControlFlow<Clause> {
     match clauses.iter().find(|(there, _)| *there) {
-        Some((_, clause)) => ControlFlow::Break(clause),
+        Some((_, clause)) => ControlFlow::Break(Clause::from(*clause)),
         None => ControlFlow::Continue(()),
+    }
+}
+
+/// Finds IN and EXISTS of a query where they are values: a filter becomes a join with the query, for any
+/// other place there is no operator. What stands inside of a query has its own filters.
+#[derive(Default)]
+struct Tests {
+    depth: usize,
+}
+
+impl Visitor for Tests {
+    type Break = Clause;
+
+    fn pre_visit_query(&mut self, _: &Query) -> ControlFlow<Clause> {
+        self.depth += 1;
+        ControlFlow::Continue(())
+    }
+
+    fn post_visit_query(&mut self, _: &Query) -> ControlFlow<Clause> {
+        self.depth -= 1;
+        ControlFlow::Continue(())
+    }
+
+    fn pre_visit_expr(&mut self, expr: &Expr) -> ControlFlow<Clause> {
+        let name = match expr {
+            _ if self.depth > 0 => return ControlFlow::Continue(()),
+            Expr::InSubquery { .. } => "IN of a query as a value, outside WHERE and HAVING,",
+            Expr::Exists { .. } => "EXISTS as a value, outside WHERE and HAVING,",
+            _ => return ControlFlow::Continue(()),
+        };
+        let place = Some(expr.span().start);
+        ControlFlow::Break(Clause { name, place })
     }
 }
 
@@ -48,9 +100,10 @@ fn modified(group_by: &GroupByExpr) -> Option<&'static str> {
 }
 
 impl Visitor for Clauses {
-    type Break = &'static str;
+    type Break = Clause;
 
     fn pre_visit_query(&mut self, query: &Query) -> ControlFlow<Self::Break> {
+        query.order_by.visit(&mut Tests::default())?;
         none_of(&[
             (!query.locks.is_empty(), "FOR UPDATE"),
             (query.for_clause.is_some(), "FOR"),
@@ -61,8 +114,11 @@ impl Visitor for Clauses {
 
     fn pre_visit_select(&mut self, select: &Select) -> ControlFlow<Self::Break> {
         if let Some(modifier) = modified(&select.group_by) {
-            return ControlFlow::Break(modifier);
+            return ControlFlow::Break(modifier.into());
         }
+        let mut tests = Tests::default();
+        select.projection.visit(&mut tests)?;
+        select.group_by.visit(&mut tests)?;
         none_of(&[
             (select.prewhere.is_some(), "PREWHERE"),
             (!select.connect_by.is_empty(), "CONNECT BY"),
@@ -96,7 +152,7 @@ impl Visitor for Clauses {
             ]),
             TableFactor::Derived {
                 sample: Some(_), ..
-            } => ControlFlow::Break("TABLESAMPLE"),
+            } => ControlFlow::Break("TABLESAMPLE".into()),
             _ => ControlFlow::Continue(()),
         }
     }

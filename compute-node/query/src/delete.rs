@@ -16,6 +16,7 @@ use datafusion::logical_expr::{DmlStatement, Expr, LogicalPlan};
 use datafusion::sql::parser::Statement as Parsed;
 use datafusion::sql::sqlparser::ast::{self, Spanned};
 
+use crate::literals::name_of;
 use crate::names::Names;
 use crate::pushdown::{Judged, Pushed, judge};
 use crate::table::SeriesTable;
@@ -94,6 +95,41 @@ pub(crate) fn condition(parsed: &Parsed, text: &str) -> Option<Position> {
     let whole = delete.selection.as_ref()?;
     let place = first_at_fault(whole).unwrap_or(whole).span().start;
     (place.line > 0).then(|| position(text, place))
+}
+
+/// Writes columns that a DELETE names by its table's alias as the plain names that the planner knows.
+pub(crate) fn without_alias(parsed: &mut Parsed) {
+    let Parsed::Statement(statement) = parsed else {
+        return;
+    };
+    let ast::Statement::Delete(delete) = statement.as_mut() else {
+        return;
+    };
+    let (ast::FromTable::WithFromKeyword(tables) | ast::FromTable::WithoutKeyword(tables)) =
+        &delete.from;
+    let [table] = tables.as_slice() else {
+        return;
+    };
+    let ast::TableFactor::Table {
+        alias: Some(alias), ..
+    } = &table.relation
+    else {
+        return;
+    };
+    let alias = name_of(&alias.name);
+    let Some(condition) = &mut delete.selection else {
+        return;
+    };
+    let walked = ast::visit_expressions_mut(condition, |expr| {
+        if let ast::Expr::CompoundIdentifier(path) = expr
+            && let [table, column] = path.as_slice()
+            && name_of(table) == alias
+        {
+            *expr = ast::Expr::Identifier(column.clone());
+        }
+        ControlFlow::<std::convert::Infallible>::Continue(())
+    });
+    let ControlFlow::Continue(()) = walked;
 }
 
 fn first_at_fault(expr: &ast::Expr) -> Option<&ast::Expr> {

@@ -1,14 +1,16 @@
-//! Comparisons of times with moments that lie between two that their column can hold.
+//! Times that are finer than what they are compared with, or cast to.
 //!
-//! Where a column of seconds meets nanoseconds, the planner casts the column, and the optimizer takes that
-//! cast away again by casting the literal instead, which cuts it: of `ts < 12:00:00.5` it would make
-//! `ts < 12:00:00` (DataFusion 55, `cast_between_timestamp`). Before that, this rule says the same with
-//! the last moment of the column's unit that is not later.
+//! * Where a column of seconds meets nanoseconds, the planner casts the column, and the optimizer takes
+//!   that cast away again by casting the literal instead, which cuts it: of `ts < 12:00:00.5` it would
+//!   make `ts < 12:00:00` (DataFusion 55, `cast_between_timestamp`). Before that, this rule says the same
+//!   with the last moment of the column's unit that is not later.
+//! * A cast to a coarser unit takes the last moment that is not later, before 1970 as after it. Arrow's
+//!   divides, which goes toward 1970, while it reads text downward: one moment would have two names.
 
-use datafusion::arrow::datatypes::{DataType, TimeUnit};
+use datafusion::arrow::datatypes::{DataType, Field, TimeUnit};
 use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::common::{DFSchema, Result, ScalarValue};
-use datafusion::logical_expr::expr::InList;
+use datafusion::logical_expr::expr::{Cast, InList, TryCast};
 use datafusion::logical_expr::expr_rewriter::NamePreserver;
 use datafusion::logical_expr::simplify::SimplifyContext;
 use datafusion::logical_expr::utils::merge_schema;
@@ -18,6 +20,8 @@ use datafusion::logical_expr::{
 use datafusion::optimizer::optimizer::ApplyOrder;
 use datafusion::optimizer::simplify_expressions::ExprSimplifier;
 use datafusion::optimizer::{OptimizerConfig, OptimizerRule};
+
+use crate::functions;
 
 /// The rule; it stands before every other one.
 #[derive(Debug)]
@@ -85,6 +89,20 @@ impl Compared {
             }
             Expr::Between(between) => self.between(between),
             Expr::InList(list) => self.in_list(list),
+            Expr::Cast(cast) => self.narrowed(&cast.expr, &cast.field).map(|inner| {
+                let expr = Box::new(inner);
+                Expr::Cast(Cast {
+                    expr,
+                    ..cast.clone()
+                })
+            }),
+            Expr::TryCast(cast) => self.narrowed(&cast.expr, &cast.field).map(|inner| {
+                let expr = Box::new(inner);
+                Expr::TryCast(TryCast {
+                    expr,
+                    ..cast.clone()
+                })
+            }),
             _ => None,
         };
         Ok(match exact {
@@ -146,6 +164,19 @@ impl Compared {
                 ..list.clone()
             }),
         })
+    }
+
+    /// What a cast to a coarser unit has to cast so that nothing is left to cut; `None` for every other.
+    fn narrowed(&self, inner: &Expr, to: &Field) -> Option<Expr> {
+        let DataType::Timestamp(coarser, _) = to.data_type() else {
+            return None;
+        };
+        let DataType::Timestamp(unit, _) = inner.get_type(&self.schema).ok()? else {
+            return None;
+        };
+        let cut = per_second(unit) > per_second(*coarser);
+        (cut && !functions::is_cut_to(inner, *coarser))
+            .then(|| functions::cut_to(inner.clone(), *coarser))
     }
 
     fn widened<'e>(&self, expr: &'e Expr) -> Option<Widened<'e>> {

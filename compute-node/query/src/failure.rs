@@ -256,6 +256,15 @@ fn of_error(error: &DataFusionError) -> (Failure, Option<String>) {
         DataFusionError::SQL(parser, _) => (of_parser_text(parser), None),
         DataFusionError::SchemaError(schema, _) => of_schema(schema),
         DataFusionError::Plan(text) | DataFusionError::Configuration(text) => of_plan_text(text),
+        DataFusionError::NotImplemented(text)
+            if ["InSubquery(", "Exists("]
+                .iter()
+                .any(|test| text.contains(test)) =>
+        {
+            let detail =
+                "IN and EXISTS of a query as a value, outside WHERE and HAVING, are not supported";
+            (Failure::new(ErrorCode::Unsupported, detail), None)
+        }
         DataFusionError::NotImplemented(text) => {
             (Failure::new(ErrorCode::Unsupported, first_line(text)), None)
         }

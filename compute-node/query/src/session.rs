@@ -163,6 +163,7 @@ fn state(config: &QueryConfig, runtime: Arc<RuntimeEnv>) -> Result<SessionState>
         .with_table_function_list(functions::table())
         .build();
     state.register_function_rewrite(Arc::new(functions::Integers))?;
+    state.register_function_rewrite(Arc::new(functions::PlainTags))?;
     let known = Arc::new(run::task(&state, state.runtime_env().as_ref().clone()));
     let mut rules: Vec<Arc<dyn OptimizerRule + Send + Sync>> = vec![Arc::new(ExactTimes)];
     rules.extend(state.optimizers().iter().cloned());

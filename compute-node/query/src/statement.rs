@@ -119,7 +119,8 @@ impl Query {
         check_verb(&mut cursor)?;
         let mut parsed = parse(tokens, parser_calls).map_err(of_plan)?;
         check_kind(&parsed).map_err(of_plan)?;
-        clauses::check(&parsed).map_err(|failure| of_plan(external(failure)))?;
+        clauses::check(&parsed, text).map_err(|failure| of_plan(external(failure)))?;
+        delete::without_alias(&mut parsed);
         let tables = names.tables(&parsed);
         check_values(&mut parsed, &names, text).map_err(of_plan)?;
         literals::clarify(&mut parsed, &tables);

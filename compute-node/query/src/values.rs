@@ -2,12 +2,17 @@
 //!
 //! * Every row gives as many values as there are columns.
 //! * A number for a DECIMAL goes there digit for digit, rounded to the column's scale.
-//! * A number for an integer column or for a time is whole, and in the range of an integer column.
+//! * A number for an integer column or for a time is whole, and in the range of an integer column, or
+//!   of the moments that can be stored; text for a time is one of those moments.
+//! * NULL is for columns that may be NULL.
 //!
-//! What is no number as written is left to the plan. Refusals name the place of the value.
+//! What is neither number, text nor NULL as written is left to the plan. Refusals name the place of the
+//! value.
 
+use arrow::compute::kernels::cast_utils::string_to_datetime;
 use auxo_proto::error::{ErrorCode, Failure, Position};
 use auxo_proto::schema::{Column, ColumnType, TableInfo};
+use chrono::Utc;
 use datafusion::sql::sqlparser::ast::{
     Expr, Insert, SelectItem, SetExpr, Spanned, Value, ValueWithSpan,
 };
@@ -93,7 +98,10 @@ fn place_of(expr: &Expr) -> datafusion::sql::sqlparser::tokenizer::Location {
 
 fn fit(value: &mut Expr, column: &Column, text: &str) -> Result<(), Failure> {
     let Some((number, written)) = number(value) else {
-        return Ok(());
+        return match value {
+            Expr::Value(value) => fit_word(&value.value, column, position(text, value.span.start)),
+            _ => Ok(()),
+        };
     };
     let place = position(text, written.span.start);
     if let ColumnType::Decimal { precision, scale } = column.ty {
@@ -115,6 +123,14 @@ fn fit(value: &mut Expr, column: &Column, text: &str) -> Result<(), Failure> {
     if (time || range.is_some()) && !number.is_whole() {
         return Err(not_whole(column, &value.to_string()).at(place));
     }
+    if let ColumnType::Timestamp(unit) = column.ty {
+        let ns = number.integer();
+        let ns = ns.and_then(|count| count.checked_mul(unit.ns().into()));
+        return match ns.map(i64::try_from) {
+            Some(Ok(_)) => Ok(()),
+            _ => Err(no_moment(column, place)),
+        };
+    }
     let Some((least, most)) = range else {
         return Ok(());
     };
@@ -122,6 +138,38 @@ fn fit(value: &mut Expr, column: &Column, text: &str) -> Result<(), Failure> {
         Some(integer) if (least..=most).contains(&integer) => Ok(()),
         _ => Err(out_of_range(column, &value.to_string(), place)),
     }
+}
+
+/// Holds a value that is no number against its column.
+fn fit_word(value: &Value, column: &Column, place: Position) -> Result<(), Failure> {
+    match (value, column.ty) {
+        (Value::Null, _) if !column.nullable => {
+            let detail = format!("column {} may not be NULL", column.name);
+            Err(Failure::new(ErrorCode::TypeMismatch, detail).at(place))
+        }
+        (Value::SingleQuotedString(moment), ColumnType::Timestamp(_)) => {
+            match string_to_datetime(&Utc, moment) {
+                Ok(moment) if moment.timestamp_nanos_opt().is_some() => Ok(()),
+                Ok(_) => Err(no_moment(column, place)),
+                Err(_) => {
+                    let detail = format!(
+                        "column {} is {}, its value is no time such as '2026-01-31T12:30:00.5Z'",
+                        column.name, column.ty
+                    );
+                    Err(Failure::new(ErrorCode::TypeMismatch, detail).at(place))
+                }
+            }
+        }
+        _ => Ok(()),
+    }
+}
+
+fn no_moment(column: &Column, place: Position) -> Failure {
+    let detail = format!(
+        "a value of {} lies outside the years 1677 to 2262",
+        column.name
+    );
+    Failure::new(ErrorCode::BadTimestamp, detail).at(place)
 }
 
 /// Least and largest value of an integer type, `None` for every other type.

@@ -211,7 +211,8 @@ async fn a_connection_that_says_nothing_is_closed() {
     assert_eq!(answer.await.unwrap().status, 200);
 }
 
-/// A table's times have its unit, whatever way rows come: two that are shown alike are one row.
+/// A table's times have its unit, whatever way rows come, and go down to it, before 1970 too: one moment is
+/// one row.
 #[tokio::test]
 async fn times_are_cut_to_the_unit_of_the_table() {
     let (_folder, setup) = setup();
@@ -224,13 +225,21 @@ async fn times_are_cut_to_the_unit_of_the_table() {
         let written = node.http.write("main", line).await.unwrap();
         assert_eq!(written.status, 204, "{}", written.body);
     }
-    let insert = "INSERT INTO t VALUES ('a', '1970-01-01T00:00:00.001700Z', 4)";
-    assert_eq!(node.http.sql_answer(insert).await.unwrap().status, 200);
+    for insert in [
+        "INSERT INTO t VALUES ('a', '1970-01-01T00:00:00.001700Z', 4)",
+        "INSERT INTO t VALUES ('a', '1969-12-31T23:59:59.998400Z', 5)",
+        "INSERT INTO t VALUES ('a', to_timestamp_nanos(-1600000), 6)",
+        "INSERT INTO t SELECT 'a', to_timestamp_nanos(value), 7 FROM generate_series(-1700000, -1699999)",
+        "INSERT INTO t SELECT 'a', CAST(to_timestamp_nanos(-1800000) AS TIMESTAMP(3)), 8",
+    ] {
+        let inserted = node.http.sql_answer(insert).await.unwrap();
+        assert_eq!(inserted.status, 200, "{insert}: {}", inserted.body);
+    }
     let rows = node.http.sql("SELECT ts, n FROM t ORDER BY ts").await;
     assert_eq!(
         rows.unwrap(),
         [
-            [json!("1969-12-31T23:59:59.999Z"), json!(3)],
+            [json!("1969-12-31T23:59:59.998Z"), json!(8)],
             [json!("1970-01-01T00:00:00.001Z"), json!(4)]
         ]
     );

@@ -3,10 +3,11 @@
 //!
 //! Rooms: `time_bucket`, `first_last`, `wrapped` (bounds, and predicates on buckets turned into
 //! ranges of time), `size` (how much a call would make), `checked` (arithmetic that does not wrap),
-//! `sum`, `whole` (integers of an INSERT).
+//! `sum`, `whole` (integers of an INSERT), `plain` (tags for aggregates that know no dictionaries).
 
 pub(crate) mod checked;
 mod first_last;
+mod plain;
 mod size;
 mod sum;
 mod time_bucket;
@@ -14,6 +15,8 @@ mod whole;
 mod wrapped;
 
 pub(crate) use checked::Integers;
+pub(crate) use plain::PlainTags;
+pub(crate) use time_bucket::{cut_to, is_cut_to};
 pub(crate) use whole::check_casts;
 
 use std::sync::Arc;

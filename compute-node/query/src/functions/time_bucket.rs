@@ -163,6 +163,27 @@ impl ScalarUDFImpl for TimeBucket {
     }
 }
 
+/// The last moment of a unit that is not later than a time.
+pub(crate) fn cut_to(time: Expr, unit: TimeUnit) -> Expr {
+    udf().call(vec![one(unit), time])
+}
+
+/// Whether an expression is such a call.
+pub(crate) fn is_cut_to(expr: &Expr, unit: TimeUnit) -> bool {
+    match expr {
+        Expr::ScalarFunction(call) => {
+            call.func.inner().is::<TimeBucket>() && call.args.first() == Some(&one(unit))
+        }
+        _ => false,
+    }
+}
+
+/// The width of one of a unit.
+fn one(unit: TimeUnit) -> Expr {
+    let width = IntervalMonthDayNano::new(0, 0, ns_per_unit(unit));
+    Expr::Literal(ScalarValue::IntervalMonthDayNano(Some(width)), None)
+}
+
 /// The buckets that a call of `time_bucket`, `date_bin` or `date_trunc` makes, where all arguments
 /// but the time are constants.
 pub(super) fn bucket_of(function: &str, args: &[Expr]) -> Option<Bucket> {

@@ -33,10 +33,10 @@ impl Parser {
         let table = self.tables.get(number_of_table);
         let series = table.series(&run.line.tags, &mut run.key)?;
         let fields_known = place_fields(table, &run.line, &mut run.cells)?;
+        table.check_required(&run.cells)?;
         let (Some(partition_hash), true) = (series, fields_known) else {
             return run.need(number, &measurement, Some(table), new_columns);
         };
-        table.check_required(&run.cells)?;
         let rows = &mut run.builders[table.builder];
         let seed = self.memo.seed();
         let (series, bytes) = rows.series(run.key.as_bytes(), partition_hash, seed);

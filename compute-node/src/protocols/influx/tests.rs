@@ -248,13 +248,14 @@ fn escapes() {
 #[test]
 fn columns_narrower_than_the_protocol() {
     check(
-        "narrow i=-128i,u=65535u,f=0.1,must=1i 1\nnarrow i=128i,must=1i\nnarrow u=65536u,must=1i\nnarrow f=1e39,must=1i\nnarrow i=1i\nnarrow day=1i,must=1i",
+        "narrow i=-128i,u=65535u,f=0.1,must=1i 1\nnarrow i=128i,must=1i\nnarrow u=65536u,must=1i\nnarrow f=1e39,must=1i\nnarrow i=1i\nnarrow day=1i,must=1i\nnarrow,t=a z=1i",
         "narrow | i=-128i u=65535u f=0.10000000149011612 must=1i 1
          line 2: value 128 of field i is out of range for int8
          line 3: value 65536 of field u is out of range for uint16
          line 4: value 1000000000000000000000000000000000000000 of field f is out of range for float32
          line 5: field must is NOT NULL in the table
-         line 6: field day is int64 in the line and date in the table",
+         line 6: field day is int64 in the line and date in the table
+         line 7: field must is NOT NULL in the table",
     );
 }
 
