@@ -73,6 +73,9 @@ const HAND_OVER_TIME: (Duration, Duration) = (Duration::from_secs(10), Duration:
 /// How often it is looked whether others lead.
 const HAND_OVER_PAUSE: Duration = Duration::from_millis(50);
 
+/// How long statements may run on once the node is asked to end; then they are cancelled, and told so.
+const STATEMENTS_TIME: Duration = Duration::from_secs(3);
+
 /// Runs a compute node of a cluster until `shutdown` is cancelled.
 pub(crate) async fn run(
     mut config: Config,
@@ -336,7 +339,12 @@ impl Compute {
         self.node.drain();
         self.doors_stop.cancel();
         self.doors.close();
-        self.doors.wait().await;
+        let done = tokio::time::timeout(STATEMENTS_TIME, self.doors.wait()).await;
+        if done.is_err() {
+            tracing::info!("statements that still run are cancelled");
+            self.node.running().end();
+            self.doors.wait().await;
+        }
         self.engine.close_all().await.context("closing shards")
     }
 

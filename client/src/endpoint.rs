@@ -194,6 +194,17 @@ impl Client {
         }
     }
 
+    /// Why a statement failed, as the node remembers it for some minutes: for a reply that was cut in a
+    /// format that cannot say.
+    pub async fn failure_of(&self, query_id: Uuid) -> Option<Refusal> {
+        let id = query_id.to_string();
+        let known = self.get(&["v1", "queries", &id], &[]).await.ok()?;
+        let problem = known.get("error")?;
+        let status = problem["status"].as_u64().unwrap_or(500);
+        let status = u16::try_from(status).unwrap_or(500);
+        Some(Refusal::read(status, None, problem.to_string().as_bytes()))
+    }
+
     /// A request for a path below the address, which may itself have a path.
     pub(crate) fn request(&self, method: Method, path: &[&str]) -> RequestBuilder {
         let mut url = self.base.clone();

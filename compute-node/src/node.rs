@@ -368,6 +368,14 @@ impl Node {
             true => Err("shutting down".to_owned()),
             false => Ok(()),
         };
-        vec![("shards_open", open), ("draining", draining)]
+        let refused = self.engine().shards().into_iter().find_map(|shard| {
+            let why = shard.status().flush_refused?;
+            Some(format!("shard {} cannot be flushed: {why}", shard.id()))
+        });
+        vec![
+            ("shards_open", open),
+            ("flush", refused.map_or(Ok(()), Err)),
+            ("draining", draining),
+        ]
     }
 }

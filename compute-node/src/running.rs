@@ -21,6 +21,8 @@ pub struct Running(Arc<Mutex<Statements>>);
 #[derive(Debug, Default)]
 struct Statements {
     running: HashMap<String, CancellationToken>,
+    /// Whether all were told to end, so that none may begin.
+    ended: bool,
     /// Oldest first.
     failed: VecDeque<Failed>,
     failed_bytes: usize,
@@ -60,11 +62,14 @@ impl Running {
     /// Lists a statement; `None` when one with that id runs already.
     pub fn enter(&self, id: &str) -> Option<Entry> {
         let cancelled = CancellationToken::new();
-        let running = &mut self.0.lock().running;
-        if running.contains_key(id) {
+        let statements = &mut *self.0.lock();
+        if statements.running.contains_key(id) {
             return None;
         }
-        running.insert(id.to_owned(), cancelled.clone());
+        if statements.ended {
+            cancelled.cancel();
+        }
+        statements.running.insert(id.to_owned(), cancelled.clone());
         Some(Entry {
             running: self.clone(),
             id: id.to_owned(),
@@ -81,6 +86,21 @@ impl Running {
             }
             None => false,
         }
+    }
+
+    /// Cancels every statement, and every one that comes later: the node stops.
+    pub fn end(&self) {
+        let statements = &mut *self.0.lock();
+        statements.ended = true;
+        statements
+            .running
+            .values()
+            .for_each(CancellationToken::cancel);
+    }
+
+    /// Whether statements are cancelled because the node stops.
+    pub fn ended(&self) -> bool {
+        self.0.lock().ended
     }
 
     /// Keeps for a while why a statement failed.
@@ -155,6 +175,17 @@ mod tests {
         assert!(!running.cancel("q1") && running.is_empty());
         assert_eq!(running.known("q1", now), None);
         assert!(running.enter("q1").is_some());
+    }
+
+    #[test]
+    fn at_the_end_nothing_runs_on_and_nothing_begins() {
+        let running = Running::default();
+        let entry = running.enter("q1").expect("new");
+        assert!(!running.ended() && !entry.cancelled().is_cancelled());
+        running.end();
+        let late = running.enter("q2").expect("new");
+        assert!(running.ended() && entry.cancelled().is_cancelled());
+        assert!(late.cancelled().is_cancelled());
     }
 
     #[test]

@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use auxo_proto::error::{ErrorCode, Failure, Outcome};
 use auxo_proto::ids::{BatchId, Seq, ShardId, TenantId};
@@ -36,6 +37,8 @@ pub struct Ask<'a> {
     pub params: &'a Params,
     /// Whether it may change anything.
     pub may_write: bool,
+    /// Set once it is known to be one that changes something.
+    pub changes: &'a AtomicBool,
     /// The caller's name for what it writes.
     pub batch: Option<BatchId>,
     /// What it may take.
@@ -83,6 +86,8 @@ impl Node {
             let detail = "a statement that changes something needs POST";
             return Err(Failure::new(ErrorCode::MethodNotAllowed, detail));
         }
+        let changes = !matches!(statement, Statement::Query(_));
+        ask.changes.store(changes, Ordering::Relaxed);
         match statement {
             Statement::Query(plan) => {
                 let answer = match self.answer(*plan, &catalog, &ask).await {

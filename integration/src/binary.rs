@@ -94,8 +94,11 @@ fn build(profile: &Path, unfenced: bool) -> Result<PathBuf> {
         false => target.to_owned(),
     };
     let mut cargo = Command::new("cargo");
+    // Asked when it runs: one build may serve several checkouts.
+    if let Some(package) = std::env::var_os("CARGO_MANIFEST_DIR") {
+        cargo.current_dir(package);
+    }
     cargo
-        .current_dir(env!("CARGO_MANIFEST_DIR"))
         .args(["build", "--quiet", "--workspace", "--bin", "auxo"])
         .arg("--target-dir")
         .arg(&output)

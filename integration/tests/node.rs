@@ -106,6 +106,39 @@ async fn an_end_that_was_asked_for_comes_soon_and_loses_nothing() {
     assert_eq!(numbers(&node).await, up_to(100));
 }
 
+/// A statement that would run on is told that the node ends, and does not keep it.
+#[tokio::test]
+async fn an_end_that_was_asked_for_does_not_wait_for_long_statements() {
+    let (_folder, setup) = setup();
+    let mut node = setup.start().await.unwrap();
+    let endless = "SELECT count(*) FROM generate_series(1, 900000) AS a \
+                   CROSS JOIN generate_series(1, 900000) AS b WHERE a.value + b.value < 0";
+    let http = node.http.clone();
+    let post = http.request(reqwest::Method::POST, "/v1/sql");
+    let asked = http.send(post.header("x-auxo-query-id", "endless").body(endless));
+    let ending = async {
+        wait::until("it runs", Duration::from_secs(60), || async {
+            let get = node
+                .http
+                .request(reqwest::Method::GET, "/v1/queries/endless");
+            let known = node.http.send(get).await?;
+            match known.status {
+                200 if known.json()["state"] == "running" => Ok(()),
+                _ => anyhow::bail!("{}", known.body),
+            }
+        })
+        .await
+        .unwrap();
+        node.terminate(Duration::from_secs(20)).await.unwrap()
+    };
+    let (answer, ended) = tokio::join!(asked, ending);
+    assert!(ended.success(), "{ended}\n{}", node.log_tail());
+    let answer = answer.unwrap();
+    let told = (answer.status, answer.code());
+    assert_eq!(told, (503, "DRAINING".to_owned()), "{}", answer.body);
+    assert!(answer.retry_after_s.is_some());
+}
+
 /// What is not known yet must not look as if it did not exist.
 #[tokio::test]
 async fn a_node_that_is_not_ready_says_try_again() {
@@ -158,6 +191,16 @@ async fn no_answer_is_shortened_in_silence() {
             (&json!(100_000), &json!(true))
         );
     }
+    // The command line asks what the body had no room for.
+    let told = std::process::Command::new(binary::beside().unwrap())
+        .args(["sql", "--url", node.http.base(), "-o", "csv", "-c", long])
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&told.stderr);
+    assert!(
+        !told.status.success() && said.contains("limits.result_rows"),
+        "{said}"
+    );
     let few = asked(&node, "csv", "&row_limit=3", long).await.unwrap();
     assert_eq!(few.body, "value\r\n1\r\n2\r\n3\r\n");
     let reply = with_trailers(&node, "/v1/sql?format=csv&row_limit=3", long).await;

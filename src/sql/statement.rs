@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use auxo_client::{Answer, Client, Format, Statement};
+use auxo_client::{Answer, Client, Error, Format, Statement};
 use tokio::time::{Instant, timeout};
 
 use super::{Asking, Layout, print};
@@ -28,7 +28,18 @@ pub(crate) async fn run(
     output: &mut Output,
 ) -> anyhow::Result<Vec<String>> {
     let statement = asking.statement(client, sql);
-    let mut work = std::pin::pin!(show(client, &statement, asking, output));
+    let work = async {
+        let shown = show(client, &statement, asking, output).await;
+        match shown {
+            Err(error) if matches!(error.downcast_ref(), Some(Error::Cut { .. })) => {
+                // The body has no room for the reason in every format; the node remembers it.
+                let why = client.failure_of(statement.query_id).await;
+                Err(why.map_or(error, |refusal| Error::Refused(Box::new(refusal)).into()))
+            }
+            shown => shown,
+        }
+    };
+    let mut work = std::pin::pin!(work);
     tokio::select! {
         biased;
         shown = &mut work => return shown,

@@ -47,6 +47,16 @@ pub(crate) enum FlushError {
     NotCommitted(#[from] NotCommitted),
 }
 
+impl FlushError {
+    /// Whether trying again will not mend it: a person must look.
+    pub(crate) fn stays(&self) -> bool {
+        match self {
+            Self::File(_) | Self::NotCommitted(NotCommitted::Refused(_)) => true,
+            Self::Store { .. } | Self::NotCommitted(_) => false,
+        }
+    }
+}
+
 /// Keys of objects that are written and not committed, so that nobody deletes them.
 ///
 /// They leave the shard's set when this is dropped; but if it is dropped while a commit is under

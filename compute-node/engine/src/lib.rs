@@ -1,7 +1,7 @@
 //! Shards: what a node leads, kept in memory and files, written through the log.
 //!
 //! Rooms, in the way of a write: [`payload`] (rows as the bytes of a record) → `leader` (group
-//! commit, contiguous acks, fence; `claim`, `outcome`) → `state` (accepted frames → state) → [`memtable`] (parts and runs; `arrays`, `runs`) → `flush` (`segment`) → `committer`.
+//! commit, contiguous acks, fence; `claim`, `outcome`) → `state` (accepted frames → state) → [`memtable`] (parts and runs; `arrays`, `runs`) → `flush` (`flusher`, `segment`) → `committer`.
 //! In the way of a read: [`read`] (one [`version`], stacks of sources; `select`) → [`files`].
 //! Around them: `open` (TAKEOVER), `shard` (the handle), `compact`, [`budget`], [`batches`],
 //! `local_state` (terms on the own disk).
@@ -16,6 +16,7 @@ mod committer;
 mod compact;
 pub mod files;
 mod flush;
+mod flusher;
 mod leader;
 mod local_state;
 pub mod memtable;

@@ -298,6 +298,7 @@ impl Engine {
             flushing: tokio::sync::Mutex::default(),
             in_flight: parking_lot::Mutex::default(),
             compacted: AtomicU64::new(0),
+            flush_refused: parking_lot::Mutex::default(),
             ended,
         });
         let leader = Leader::new(id, Arc::clone(&parts), claimed.state, (term, writer), queue);

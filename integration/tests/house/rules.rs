@@ -10,8 +10,9 @@ use cargo_metadata::{DependencyKind, MetadataCommand};
 /// Words that no file, module or type has in its name: they say nothing.
 const FORBIDDEN_WORDS: [&str; 5] = ["manager", "helper", "util", "utils", "common"];
 
+/// The tree in which the tests run, asked each time: one build may serve several checkouts.
 fn root() -> PathBuf {
-    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let here = std::env::current_dir().expect("the folder of this package");
     here.parent().expect("the workspace").to_owned()
 }
 
@@ -309,6 +310,21 @@ fn every_error_and_every_metric_has_its_line() {
         Vec::<&str>::new()
     );
     assert_eq!(missing_from("`A`", ["A", "B"].into_iter()), ["B"]);
+}
+
+/// Sources that have the folder baked in where they were compiled: a build is kept for checkouts that lie
+/// elsewhere, and would look at another one's files.
+fn baked(files: &[(String, String)]) -> Vec<&str> {
+    let mark = format!("env!(\"{}", "CARGO_MANIFEST_DIR");
+    let bad = files.iter().filter(|(_, text)| text.contains(&mark));
+    bad.map(|(path, _)| path.as_str()).collect()
+}
+
+#[test]
+fn no_program_remembers_where_it_was_built() {
+    assert_eq!(baked(&files(&[".rs"])), Vec::<&str>::new());
+    let text = format!("env!(\"{}\")", "CARGO_MANIFEST_DIR");
+    assert_eq!(baked(&[("a.rs".to_owned(), text)]), ["a.rs"]);
 }
 
 /// What is not done, or speaks of a machine that readers do not have.

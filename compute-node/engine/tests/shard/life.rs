@@ -4,13 +4,17 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use crate::ground::watched_store::WatchedStore;
 use crate::ground::{HOUR, Row, SHARD, Services, TABLET, batch, row, sorted, table, until};
 use auxo_engine::payload::{Batch, Entry};
 use auxo_engine::{OpenError, Settings, WriteError};
 use auxo_proto::ids::{BatchId, ColumnId, SchemaNumber, TenantId};
 use auxo_proto::random::Random;
 use auxo_proto::schema::{Column, HashRange, MergeMode, TableInfo, TableSchema, TabletSpec};
+use auxo_sst::names;
 use auxo_sst::predicate::{TagFilter, TagTest, TimeRange};
+use object_store::memory::InMemory;
+use object_store::{ObjectStoreExt, PutPayload};
 
 #[tokio::test]
 async fn what_was_acked_is_read_before_and_after_flush_and_restart() {
@@ -335,4 +339,37 @@ async fn files_are_compacted_while_a_newer_schema_waits_for_its_first_flush() {
     until("files are compacted", || shard.status().files < 8).await;
     assert_eq!(node.read().await.len(), 8);
     node.end().await;
+}
+
+/// A store that is away comes back by itself; a manifest that cannot be read does not.
+#[tokio::test]
+async fn a_flush_that_waiting_cannot_mend_is_told() {
+    let disk = Arc::new(InMemory::new());
+    let services = Services {
+        store: WatchedStore::new(disk.clone()),
+        ..Services::new()
+    };
+    let node = services.node(1);
+    let shard = node.with_table(1, MergeMode::LastRow).await;
+    let acked = vec![row(1, 5, Some(1), None)];
+    shard.write(batch(&acked, None)).await.expect("acked");
+    shard.flush().await.expect("flushed");
+    assert_eq!(shard.status().flush_refused, None);
+
+    let next = shard.status().manifest + 1;
+    let key = names::manifest(&names::shard_folder(SHARD), next);
+    let garbage = PutPayload::from_static(b"no manifest");
+    disk.put(&key, garbage).await.expect("stored");
+    shard
+        .write(batch(&[row(2, 6, Some(2), None)], None))
+        .await
+        .expect("acked");
+    shard.flush().await.expect_err("nothing can follow it");
+    let why = shard.status().flush_refused.expect("a person must look");
+    assert!(why.contains(&next.to_string()), "{why}");
+
+    disk.delete(&key).await.expect("deleted");
+    shard.flush().await.expect("flushed");
+    assert_eq!(shard.status().flush_refused, None);
+    assert_eq!(node.read().await.len(), 2);
 }

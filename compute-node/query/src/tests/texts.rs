@@ -19,9 +19,8 @@ const PARAMS: &str = "-- params: ";
 
 /// Runs every statement of a file and compares the answers.
 async fn check(name: &str, bench: &Bench) {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("testdata")
-        .join(name);
+    // Cargo runs tests in the folder of their package.
+    let path = Path::new("testdata").join(name);
     let expected = std::fs::read_to_string(&path).unwrap();
     let mut actual = String::new();
     let mut lines = expected.lines().peekable();

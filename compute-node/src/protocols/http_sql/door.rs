@@ -8,10 +8,10 @@
 
 use std::convert::Infallible;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use auxo_proto::error::{ErrorCode, Failure};
+use auxo_proto::error::{ErrorCode, Failure, Outcome};
 use auxo_query::{Answer, Limits, QueryStats};
 use axum::body::Body;
 use axum::extract::{Path, State};
@@ -143,14 +143,20 @@ async fn run(
     let taken = || Failure::new(ErrorCode::AlreadyExists, format!("query {id} runs already"));
     let entry = node.running().enter(id).ok_or_else(taken)?;
     let cancelled = entry.cancelled();
-    let slot = node.statement_slot(deadline).await?;
+    let slot = tokio::select! {
+        biased;
+        () = cancelled.cancelled() => return Err(cancelled_on(node, false)),
+        slot = node.statement_slot(deadline) => slot?,
+    };
     let queued = asked.elapsed();
+    let changes = AtomicBool::new(false);
     let ask = Ask {
         tenant: DEFAULT_TENANT,
         database: request.database.as_deref().unwrap_or(DEFAULT_DATABASE),
         sql: &request.sql,
         params: &request.params,
         may_write,
+        changes: &changes,
         batch: batch_id(headers)?,
         limits: Limits {
             deadline,
@@ -167,7 +173,7 @@ async fn run(
     };
     let done = tokio::select! {
         biased;
-        () = cancelled.cancelled() => Err(cancelled_by_user()),
+        () = cancelled.cancelled() => Err(cancelled_on(node, changes.load(Ordering::Relaxed))),
         done = node.statement(ask) => done,
     }?;
     node.counters().statements.fetch_add(1, Ordering::Relaxed);
@@ -215,8 +221,18 @@ fn wrote(summary: &WriteSummary, rows: Option<u64>, id: &str, elapsed_ms: f64) -
     response
 }
 
-fn cancelled_by_user() -> Failure {
-    Failure::new(ErrorCode::Cancelled, "the query was cancelled")
+/// What a statement is told that was cancelled, by its user or because the node stops.
+///
+/// * `changed`: whether it may have changed something.
+fn cancelled_on(node: &Node, changed: bool) -> Failure {
+    let failure = match node.running().ended() {
+        true => Failure::new(ErrorCode::Draining, "the node is shutting down"),
+        false => Failure::new(ErrorCode::Cancelled, "the query was cancelled"),
+    };
+    match changed {
+        true => failure.outcome(Outcome::Unknown),
+        false => failure,
+    }
 }
 
 fn reply_json(reply: &Value) -> Response {
@@ -331,7 +347,7 @@ impl Writing {
         let cancelled = self.held.0.cancelled();
         let batch = tokio::select! {
             biased;
-            () = cancelled.cancelled() => return Err(cancelled_by_user()),
+            () = cancelled.cancelled() => return Err(cancelled_on(&self.node, false)),
             batch = self.answer.batches.next() => batch,
         };
         match batch {

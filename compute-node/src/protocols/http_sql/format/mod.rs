@@ -74,12 +74,17 @@ impl Format {
         }
     }
 
-    /// The first format that an `Accept` header names; `None` leaves the choice to the server.
+    /// The format that an `Accept` header wants most, of equal ones the first; `None` leaves the choice to
+    /// the server.
     ///
-    /// * errors: every format it names is unknown.
+    /// * errors: every format it wants is unknown.
+    /// * source: RFC 9110, 12.4.2 and 12.5.1.
     pub fn from_accept(accept: &str) -> Result<Option<Self>, Failure> {
-        for range in accept.split(',') {
-            let media = range.split(';').next().unwrap_or_default().trim();
+        let mut wanted: Vec<(&str, f32)> = accept.split(',').map(weighed).collect();
+        wanted.retain(|(_, weight)| *weight > 0.0);
+        // Stable: what is wanted alike stays in its order.
+        wanted.sort_by(|(_, one), (_, other)| other.total_cmp(one));
+        for (media, _) in wanted {
             if matches!(media, "" | "*/*" | "application/*") {
                 return Ok(None);
             }
@@ -114,6 +119,14 @@ impl Format {
                 .map_or("application/octet-stream", |(_, _, media)| media),
         }
     }
+}
+
+/// A media range of an `Accept` header and its weight; one that cannot be read counts as 1.
+fn weighed(range: &str) -> (&str, f32) {
+    let mut parts = range.split(';').map(str::trim);
+    let media = parts.next().unwrap_or_default();
+    let weight = parts.find_map(|part| part.strip_prefix("q=")?.parse().ok());
+    (media, weight.unwrap_or(1.0))
 }
 
 /// What is known before the first row.

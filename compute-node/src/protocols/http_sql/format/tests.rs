@@ -293,11 +293,20 @@ fn formats_are_found_by_name_and_by_accept() {
     assert_eq!(Format::from_name("ndjson").unwrap(), Format::Ndjson);
     let failure = Format::from_name("xml").unwrap_err();
     assert!(failure.detail.contains("json-objects"), "{failure}");
-    assert_eq!(
-        Format::from_accept("text/csv;q=0.9, */*").unwrap(),
-        Some(Format::Csv)
-    );
-    assert_eq!(Format::from_accept("text/html, */*").unwrap(), None);
+    for (accept, wanted) in [
+        ("text/csv, */*", Some(Format::Csv)),
+        ("text/csv;q=0.9, */*", None),
+        ("*/*; q=0.1, text/csv; q=0.9", Some(Format::Csv)),
+        (
+            "application/json;q=0.5,application/x-ndjson;q=0.8",
+            Some(Format::Ndjson),
+        ),
+        ("text/csv;q=0, application/json", Some(Format::Json)),
+        ("text/html, */*", None),
+    ] {
+        assert_eq!(Format::from_accept(accept).unwrap(), wanted, "{accept}");
+    }
+    assert!(Format::from_accept("text/csv;q=0").is_err());
     assert_eq!(
         Format::from_accept("image/png").unwrap_err().code,
         ErrorCode::NotAcceptable
