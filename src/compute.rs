@@ -25,13 +25,14 @@ use auxo_engine::{Engine, Ground, LocalTerms, Settings, Shard};
 use auxo_proto::clock::Clock;
 use auxo_proto::pb::node::forwarding_server::ForwardingServer;
 use auxo_proto::random::Random;
-use auxo_query::{Query, QueryConfig};
+use auxo_query::{Query, QueryConfig, Threads};
 use tokio::net::TcpListener;
 use tokio_stream::wrappers::TcpListenerStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::transport::{Channel, Endpoint, Server};
 
+use crate::STACK_BYTES;
 use crate::config::{Config, machine};
 use crate::environment::Environment;
 use crate::exit;
@@ -247,11 +248,14 @@ impl Compute {
             partitions: std::thread::available_parallelism().map_or(2, usize::from),
             text_bytes_max: config.limits.sql_bytes.as_usize(),
         };
+        // Each statement may keep a thread for longer than it should, and none keeps another's.
+        let threads = config.limits.statements_running.max(query.partitions);
+        let statements = Threads::start(threads, STACK_BYTES).context("threads of statements")?;
         let node = Node::new(Parts {
             name: config.node.clone(),
             version: VERSION.to_owned(),
             engine: engine.clone(),
-            query: Arc::new(Query::new(&query, clock.clone())?),
+            query: Arc::new(Query::new(&query, clock.clone(), statements)?),
             session: session.clone(),
             meta: MetaClient::new(network.doors, clock.clone(), random.clone()),
             cache: services.cache,

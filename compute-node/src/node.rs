@@ -14,7 +14,7 @@ use auxo_proto::error::{ErrorCode, Failure, Outcome};
 use auxo_proto::ids::TenantId;
 use auxo_proto::random::Random;
 use auxo_proto::topology::Catalog;
-use auxo_query::Query;
+use auxo_query::{Query, Slot};
 use auxo_sst::cache::{CachedStore, Counts};
 use auxo_sst::s3::requests::{Asked, Requests};
 use tokio::sync::{Semaphore, watch};
@@ -281,10 +281,7 @@ impl Node {
     /// A place among the running statements, waited for in a bounded queue.
     ///
     /// * errors: `BUSY` when the queue is full, `TIMEOUT` at the deadline.
-    pub async fn statement_slot(
-        &self,
-        deadline: Instant,
-    ) -> Result<impl Send + Sync + 'static, Failure> {
+    pub async fn statement_slot(&self, deadline: Instant) -> Result<Slot, Failure> {
         let queued = Arc::clone(&self.0.queue).try_acquire_owned().map_err(|_| {
             Failure::new(
                 ErrorCode::Busy,
@@ -293,7 +290,7 @@ impl Node {
         })?;
         let running = Arc::clone(&self.0.slots).acquire_owned();
         match tokio::time::timeout_at(deadline, running).await {
-            Ok(Ok(running)) => Ok((queued, running)),
+            Ok(Ok(running)) => Ok(Arc::new((queued, running))),
             Ok(Err(_)) => Err(Failure::new(
                 ErrorCode::Draining,
                 "the node is shutting down",

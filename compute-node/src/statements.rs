@@ -10,7 +10,9 @@ use auxo_proto::error::{ErrorCode, Failure, Outcome};
 use auxo_proto::ids::{BatchId, Seq, ShardId, TenantId};
 use auxo_proto::rows::Rows;
 use auxo_proto::topology::Catalog;
-use auxo_query::{Answer, Delete, Insert, Limits, Params, QueryPlan, Scope, Statement, rows_of};
+use auxo_query::{
+    Answer, Asked, Delete, Insert, Limits, Params, QueryPlan, Slot, Statement, rows_of,
+};
 use futures::{StreamExt, TryStreamExt, stream};
 use tokio::time::Instant;
 
@@ -25,7 +27,7 @@ const BATCH_ROWS_MAX: usize = 500_000;
 const NS_PER_S: i64 = 1_000_000_000;
 
 /// A statement and who asks.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Ask<'a> {
     /// Whose statement it is.
     pub tenant: TenantId,
@@ -45,6 +47,8 @@ pub struct Ask<'a> {
     pub limits: Limits,
     /// How fresh the rows of a query have to be; an INSERT reads what is acked.
     pub freshness: Freshness,
+    /// Its place among the running statements, kept for as long as a thread works for it.
+    pub slot: Slot,
 }
 
 impl Ask<'_> {
@@ -76,12 +80,7 @@ impl Node {
     /// * errors: with a place in the text wherever the text is at fault.
     pub async fn statement(&self, ask: Ask<'_>) -> Result<Done, Failure> {
         let catalog = self.catalog()?;
-        let scope = Scope {
-            catalog: &catalog,
-            tenant: ask.tenant,
-            database: ask.database,
-        };
-        let statement = self.query().prepare(scope, ask.sql, ask.params)?;
+        let statement = self.understand(&ask, &catalog).await?;
         if !ask.may_write && !matches!(statement, Statement::Query(_)) {
             let detail = "a statement that changes something needs POST";
             return Err(Failure::new(ErrorCode::MethodNotAllowed, detail));
@@ -118,6 +117,22 @@ impl Node {
         }
     }
 
+    async fn understand(
+        &self,
+        ask: &Ask<'_>,
+        catalog: &Arc<Catalog>,
+    ) -> Result<Statement, Failure> {
+        let asked = Asked {
+            catalog: Arc::clone(catalog),
+            tenant: ask.tenant,
+            database: ask.database.to_owned(),
+            text: ask.sql.to_owned(),
+            params: ask.params.clone(),
+        };
+        let (deadline, slot) = (ask.limits.deadline, Arc::clone(&ask.slot));
+        self.query().prepare_apart(asked, deadline, slot).await
+    }
+
     /// Runs a query up to its first rows.
     async fn answer(
         &self,
@@ -129,7 +144,8 @@ impl Node {
         let snapshots = self
             .places()
             .snapshots(catalog, limits.deadline, ask.freshness);
-        let mut answer = self.query().execute(plan, snapshots, limits).await?;
+        let slot = Arc::clone(&ask.slot);
+        let mut answer = self.query().execute(plan, snapshots, limits, slot).await?;
         // Without a first batch the stream has ended and must not be asked again.
         let first = answer.batches.next().await;
         let rest = std::mem::replace(&mut answer.batches, stream::empty().boxed());
@@ -142,12 +158,7 @@ impl Node {
     /// Runs a query once more that lost a node before it had any rows.
     async fn answer_again(&self, ask: &Ask<'_>, lost: Failure) -> Result<Answer, Failure> {
         let catalog = self.catalog()?;
-        let scope = Scope {
-            catalog: &catalog,
-            tenant: ask.tenant,
-            database: ask.database,
-        };
-        match self.query().prepare(scope, ask.sql, ask.params)? {
+        match self.understand(ask, &catalog).await? {
             Statement::Query(plan) => self.answer(*plan, &catalog, ask).await,
             _ => Err(lost),
         }
@@ -177,7 +188,11 @@ impl Node {
         let snapshots = self
             .places()
             .snapshots(&catalog, limits.deadline, Freshness::Strong);
-        let mut answer = self.query().execute(*query, snapshots, limits).await?;
+        let slot = Arc::clone(&ask.slot);
+        let mut answer = self
+            .query()
+            .execute(*query, snapshots, limits, slot)
+            .await?;
         let schema = Arc::clone(&answer.schema);
         let at_once = match ask.batch {
             Some(_) => usize::MAX,

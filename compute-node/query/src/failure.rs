@@ -240,6 +240,13 @@ fn of_error(error: &DataFusionError) -> (Failure, Option<String>) {
             Some(failure) => (failure.clone(), None),
             None => match inner.downcast_ref::<DataFusionError>() {
                 Some(inner) => of_error(inner),
+                // What the library of regular expressions says, whose type is not known here.
+                None if ["regex parse error", "Compiled regex exceeds"]
+                    .iter()
+                    .any(|start| inner.to_string().starts_with(start)) =>
+                {
+                    (bad_regex(ErrorCode::Execution), None)
+                }
                 None => (internal(error), None),
             },
         },

@@ -1,7 +1,7 @@
 //! SQL over shards: text in, streams of record batches out. The only crate that knows DataFusion.
 //!
 //! The way of a SELECT: [`Query::prepare`] (`statement`: text → plan, names looked up by `names`)
-//! → [`Query::execute`] (`run`: limits, memory, stream) → `table` (snapshots of the tablets,
+//! → [`Query::execute`] (`run`: limits, memory, stream; on `threads` of their own) → `table` (snapshots of the tablets,
 //! predicates by `pushdown`) → `scan` (sorted batches from [`source`], made Arrow by `columns`).
 //! Tablets of other nodes are read there, with as much of the plan as can go to them ([`fragment`]).
 //! `failure` turns whatever went wrong into the catalogue's failures, with its place in the text.
@@ -36,8 +36,10 @@ mod show;
 pub mod source;
 mod statement;
 mod table;
+mod threads;
 mod tokens;
 mod values;
+mod weight;
 mod yielding;
 
 pub use delete::Delete;
@@ -46,7 +48,8 @@ pub use params::{Param, Params};
 pub use run::{Answer, Limits, QueryPlan, QueryStats};
 pub use semantics::{AnswerColumn, type_name};
 pub use session::{Query, QueryConfig};
-pub use statement::{Scope, Statement};
+pub use statement::{Asked, Scope, Statement};
+pub use threads::{Slot, Threads};
 
 #[cfg(test)]
 mod tests;

@@ -3,9 +3,7 @@
 //! 1. A number that is compared with a DECIMAL becomes a DECIMAL of its own digits; the planner would
 //!    make a float of it. Which numbers those are is told by names: the other side names a column that
 //!    is DECIMAL in a table of the statement, or one that no table has, an alias.
-//! 2. A whole number that is compared with a time is a count of the unit of its column, as it is where it
-//!    is inserted; the planner would count nanoseconds.
-//! 3. A cast in a select list is named as it is written; the planner names it as what is cast, and
+//! 2. A cast in a select list is named as it is written; the planner names it as what is cast, and
 //!    stumbles where both are asked for.
 //!
 //! Statements without a DECIMAL column are not looked at for the first. What a name means is told by the
@@ -15,7 +13,7 @@ use std::collections::HashMap;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use auxo_proto::schema::{ColumnType, TableInfo, TimeUnit};
+use auxo_proto::schema::{ColumnType, TableInfo};
 use datafusion::sql::parser::Statement as Parsed;
 use datafusion::sql::sqlparser::ast::{
     self, BinaryOperator, CastKind, ExactNumberInfo, Expr, Ident, SelectItem, UnaryOperator, Value,
@@ -73,23 +71,15 @@ pub(crate) fn name_of(ident: &Ident) -> String {
 struct Columns {
     /// Whether a column of that name is DECIMAL somewhere.
     decimal: HashMap<String, bool>,
-    /// Unit of the timestamps of that name; `None` where columns of that name differ.
-    units: HashMap<String, Option<TimeUnit>>,
     /// Most digits before the point, and behind it, of any DECIMAL; `None` without one.
     digits: Option<(usize, usize)>,
 }
 
 impl Columns {
     fn of(tables: &[Arc<TableInfo>]) -> Self {
-        let (mut decimal, mut units) = (HashMap::new(), HashMap::new());
+        let mut decimal = HashMap::new();
         let mut digits = None;
         for column in tables.iter().flat_map(|table| &table.schema.columns) {
-            let unit = match column.ty {
-                ColumnType::Timestamp(unit) => Some(unit),
-                _ => None,
-            };
-            let known = units.entry(column.name.clone()).or_insert(unit);
-            *known = known.filter(|known| Some(*known) == unit);
             let is_decimal = decimal.entry(column.name.clone()).or_insert(false);
             if let ColumnType::Decimal { precision, scale } = column.ty {
                 *is_decimal = true;
@@ -99,21 +89,7 @@ impl Columns {
                 digits = Some((whole.max(before), scale.max(behind)));
             }
         }
-        Self {
-            decimal,
-            units,
-            digits,
-        }
-    }
-
-    /// Unit of the timestamp that an expression names.
-    fn unit_of(&self, expr: &Expr) -> Option<TimeUnit> {
-        match expr {
-            Expr::Nested(inner) => self.unit_of(inner),
-            Expr::Identifier(ident) => *self.units.get(&name_of(ident))?,
-            Expr::CompoundIdentifier(idents) => *self.units.get(&name_of(idents.last()?))?,
-            _ => None,
-        }
+        Self { decimal, digits }
     }
 
     fn may_be_decimal(&self, expr: &Expr) -> bool {
@@ -174,20 +150,6 @@ impl Columns {
     }
 }
 
-/// Writes a whole number of units as the nanoseconds that the planner takes it for, at most those that
-/// there are; every other expression stays as it is.
-fn count(expr: &mut Expr, unit: TimeUnit) {
-    let counted = number(expr).and_then(|(number, value)| {
-        let whole = number.is_whole().then(|| number.integer())??;
-        let ns = whole.saturating_mul(unit.ns().into());
-        let ns = ns.clamp(i64::MIN.into(), i64::MAX.into());
-        Some(Value::Number(ns.to_string(), false).with_span(value.span))
-    });
-    if let Some(counted) = counted {
-        *expr = Expr::Value(counted);
-    }
-}
-
 fn is_arithmetic(op: &BinaryOperator) -> bool {
     matches!(
         op,
@@ -231,11 +193,6 @@ impl VisitorMut for Columns {
 
     fn post_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<Self::Break> {
         let mut sides = compared(expr);
-        let unit = sides.iter().find_map(|side| self.unit_of(side));
-        // The planner's own choice needs no words.
-        if let Some(unit) = unit.filter(|unit| *unit != TimeUnit::Nanosecond) {
-            sides.iter_mut().for_each(|side| count(side, unit));
-        }
         if self.digits.is_some() && sides.iter().any(|side| self.may_be_decimal(side)) {
             sides.iter_mut().for_each(|side| self.make_exact(side));
         }

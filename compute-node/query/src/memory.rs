@@ -85,6 +85,16 @@ impl StatementPool {
         self.peak.load(Ordering::Relaxed)
     }
 
+    fn exceeded(&self) -> DataFusionError {
+        let consumers = self.own.report_top(CONSUMERS_NAMED.get());
+        let consumers: Vec<&str> = consumers.split_whitespace().collect();
+        DataFusionError::ResourcesExhausted(format!(
+            "statement needs more than its {} bytes of limits.statement_memory: {}",
+            self.limit,
+            consumers.join(" ").trim_end_matches(','),
+        ))
+    }
+
     fn note_peak(&self) {
         self.peak.fetch_max(self.own.reserved(), Ordering::Relaxed);
     }
@@ -129,6 +139,10 @@ impl MemoryPool for StatementPool {
     }
 
     fn try_grow(&self, reservation: &MemoryReservation, additional: usize) -> Result<()> {
+        // What is too much for the statement alone does not fit later either.
+        if self.own.reserved().saturating_add(additional) > self.limit {
+            return Err(self.exceeded());
+        }
         if !self.node.try_take(additional) {
             let text = format!(
                 "queries on this node hold {} of {} bytes (limit query memory of the node)",
@@ -146,13 +160,7 @@ impl MemoryPool for StatementPool {
             }
             Err(_) => {
                 self.node.give(additional);
-                let consumers = self.own.report_top(CONSUMERS_NAMED.get());
-                let consumers: Vec<&str> = consumers.split_whitespace().collect();
-                Err(DataFusionError::ResourcesExhausted(format!(
-                    "statement needs more than its {} bytes of limits.statement_memory: {}",
-                    self.limit,
-                    consumers.join(" ").trim_end_matches(','),
-                )))
+                Err(self.exceeded())
             }
         }
     }

@@ -32,6 +32,7 @@ use crate::semantics::AnswerColumn;
 use crate::session::Query;
 use crate::source::{Pinned, Snapshots};
 use crate::table::{Reading, SeriesTable};
+use crate::threads::Slot;
 use crate::yielding;
 
 /// A query ready to run, once.
@@ -132,11 +133,36 @@ pub struct Answer {
 pub(crate) const SMALL_SCAN_ROWS: u64 = 256 * 1024;
 
 impl Query {
-    /// Starts a query on snapshots of the tablets it names.
+    /// Starts a query on snapshots of the tablets it names; it runs on the threads of statements.
     ///
+    /// * `slot`: kept until no thread works for the query any more, which may be later than its end.
     /// * errors: a tablet cannot be read, a limit, the deadline. Nothing has to be undone.
     /// * effects: cancelled by dropping the future, then by dropping the answer.
     pub async fn execute(
+        self: &Arc<Self>,
+        query: QueryPlan,
+        snapshots: Snapshots,
+        limits: Limits,
+        slot: Slot,
+    ) -> Result<Answer, Failure> {
+        let engine = Arc::clone(self);
+        let start = async move { engine.start(query, snapshots, limits).await };
+        let started = self.threads.run(limits.deadline, Arc::clone(&slot), start);
+        let Answer {
+            columns,
+            schema,
+            batches,
+            stats,
+        } = started.await?;
+        Ok(Answer {
+            columns,
+            schema,
+            batches: self.threads.stream(limits.deadline, slot, batches),
+            stats,
+        })
+    }
+
+    async fn start(
         &self,
         query: QueryPlan,
         snapshots: Snapshots,

@@ -27,6 +27,7 @@ use crate::fragment::absorb::Absorb;
 use crate::functions;
 use crate::memory::NodePool;
 use crate::run;
+use crate::threads::Threads;
 
 /// Sizes of a node's query engine.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -77,14 +78,15 @@ pub struct Query {
     pub(crate) statement_memory: usize,
     pub(crate) clock: Clock,
     pub(crate) text_bytes_max: usize,
+    pub(crate) threads: Arc<Threads>,
 }
 
 impl Query {
-    /// A query engine of the given sizes; `now()` in statements is the clock's.
+    /// A query engine of the given sizes on threads for statements; `now()` in them is the clock's.
     ///
     /// * errors: the spill directory cannot be emptied or made.
     /// * effects: removes everything in the spill directory. Blocks while it does.
-    pub fn new(config: &QueryConfig, clock: Clock) -> std::io::Result<Self> {
+    pub fn new(config: &QueryConfig, clock: Clock, threads: Threads) -> std::io::Result<Self> {
         let other = |error| std::io::Error::other(format!("query engine: {error}"));
         if let Some(dir) = &config.spill_dir {
             empty_dir(dir)?;
@@ -97,6 +99,7 @@ impl Query {
             statement_memory: config.statement_memory(),
             clock,
             text_bytes_max: config.text_bytes_max,
+            threads: Arc::new(threads),
         })
     }
 

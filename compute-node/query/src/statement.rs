@@ -29,6 +29,7 @@ use datafusion::sql::planner::object_name_to_table_reference;
 use datafusion::sql::sqlparser::ast;
 use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::tokenizer::TokenWithSpan;
+use tokio::time::Instant;
 
 use crate::clauses;
 use crate::cursor::Cursor;
@@ -39,8 +40,9 @@ use crate::names::Names;
 use crate::params::Params;
 use crate::run::QueryPlan;
 use crate::session::Query;
+use crate::threads::Slot;
 use crate::tokens::{self, Words};
-use crate::{ddl, functions, literals, semantics, show, values};
+use crate::{ddl, functions, literals, semantics, show, values, weight};
 
 /// A statement that was understood.
 #[derive(Debug)]
@@ -66,6 +68,21 @@ pub struct Scope<'a> {
     pub database: &'a str,
 }
 
+/// A statement with all that it is understood by.
+#[derive(Clone, Debug)]
+pub struct Asked {
+    /// What there is.
+    pub catalog: Arc<Catalog>,
+    /// Who asks.
+    pub tenant: TenantId,
+    /// Database of unqualified names.
+    pub database: String,
+    /// The statement.
+    pub text: String,
+    /// Its values.
+    pub params: Params,
+}
+
 /// Joins of a plan, those written with commas too.
 const JOINS_MAX: usize = 32;
 
@@ -85,6 +102,27 @@ impl Query {
             0..=DEPTH_USUAL => self.understand(scope, text, tokens, values, CALLS_USUAL),
             _ => on_large_stack(|| self.understand(scope, text, tokens, values, CALLS_DEEP)),
         }
+    }
+
+    /// Understands one statement on the threads of statements: constants in it are computed as well.
+    ///
+    /// * errors: as [`Query::prepare`], and at the deadline.
+    pub async fn prepare_apart(
+        self: &Arc<Self>,
+        asked: Asked,
+        deadline: Instant,
+        slot: Slot,
+    ) -> Result<Statement, Failure> {
+        let engine = Arc::clone(self);
+        let work = async move {
+            let scope = Scope {
+                catalog: &asked.catalog,
+                tenant: asked.tenant,
+                database: &asked.database,
+            };
+            engine.prepare(scope, &asked.text, &asked.params)
+        };
+        self.threads.run(deadline, slot, work).await
     }
 
     fn understand(
@@ -119,6 +157,7 @@ impl Query {
         check_verb(&mut cursor)?;
         let mut parsed = parse(tokens, parser_calls).map_err(of_plan)?;
         check_kind(&parsed).map_err(of_plan)?;
+        weight::check_parts(&parsed).map_err(of_plan)?;
         clauses::check(&parsed, text).map_err(|failure| of_plan(external(failure)))?;
         delete::without_alias(&mut parsed);
         let tables = names.tables(&parsed);
@@ -337,6 +376,7 @@ fn plan(
     condition: Option<Position>,
 ) -> Result<Statement> {
     let plan = names.plan(parsed)?;
+    weight::check_terms(&plan)?;
     let plan = match (values, &plan) {
         (None, _) => plan,
         (Some(values), LogicalPlan::Dml(_)) => {

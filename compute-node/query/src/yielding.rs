@@ -189,17 +189,18 @@ fn next_rows(rows: usize, work: Duration) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
     use std::time::Duration;
 
-    use auxo_proto::error::ErrorCode;
+    use auxo_proto::error::{ErrorCode, Failure};
     use futures::{StreamExt, TryStreamExt};
     use tokio::time::{Instant, timeout};
 
     use super::{WORK_MAX, next_rows};
     use crate::run::Answer;
     use crate::tests::memory_table::Tables;
-    use crate::tests::{Bench, limits};
-    use crate::{Limits, Statement};
+    use crate::tests::{Bench, limits, until};
+    use crate::{Limits, Slot, Statement};
 
     const CONDITIONS: [&str; 4] = [
         "a.value < b.value",
@@ -209,7 +210,12 @@ mod tests {
     ];
 
     /// A million million pairs.
-    async fn start(bench: &Bench, condition: &str, limits: Limits) -> Answer {
+    async fn start(
+        bench: &Bench,
+        condition: &str,
+        limits: Limits,
+        slot: &Slot,
+    ) -> Result<Answer, Failure> {
         let text = format!(
             "SELECT count(a.value + b.value) FROM generate_series(1, 1000000) a, \
              generate_series(1, 1000000) b WHERE {condition}"
@@ -218,7 +224,14 @@ mod tests {
             panic!("it is a query");
         };
         let snapshots = bench.tables.snapshots();
-        bench.query.execute(*plan, snapshots, limits).await.unwrap()
+        let slot = Arc::clone(slot);
+        bench.query.execute(*plan, snapshots, limits, slot).await
+    }
+
+    /// Left alone it works for minutes.
+    async fn has_let_go(bench: &Bench, slot: &Slot, condition: &str) {
+        until(condition, || Arc::strong_count(slot) == 1).await;
+        assert_eq!(bench.query.memory_used(), 0, "{condition}");
     }
 
     #[tokio::test]
@@ -229,31 +242,30 @@ mod tests {
                 deadline: Instant::now() + Duration::from_millis(100),
                 ..limits()
             };
-            let answer = start(&bench, condition, soon).await;
-            let failure = answer.batches.try_collect::<Vec<_>>().await.unwrap_err();
-            assert_eq!(failure.code, ErrorCode::Timeout, "{condition}");
+            let slot: Slot = Arc::new(());
+            let rows = async {
+                let answer = start(&bench, condition, soon, &slot).await?;
+                answer.batches.try_collect::<Vec<_>>().await
+            };
+            assert_eq!(
+                rows.await.unwrap_err().code,
+                ErrorCode::Timeout,
+                "{condition}"
+            );
+            has_let_go(&bench, &slot, condition).await;
         }
     }
 
     #[tokio::test]
-    async fn a_join_lets_go_of_its_thread_and_ends_when_nobody_waits() {
+    async fn a_join_ends_when_nobody_waits() {
         let bench = Bench::new(Tables::new(vec![]));
         for condition in CONDITIONS {
-            let mut answer = start(&bench, condition, limits()).await;
-            let mut longest = Duration::ZERO;
-            for _ in 0..3 {
-                let asked = Instant::now();
-                let waited = timeout(WORK_MAX, answer.batches.next()).await;
-                assert!(waited.is_err(), "{condition}");
-                longest = longest.max(asked.elapsed());
-            }
-            // On a busy machine, without optimisation; left alone it works for minutes.
-            assert!(
-                longest < Duration::from_secs(10),
-                "{condition}: {longest:?}"
-            );
+            let slot: Slot = Arc::new(());
+            let mut answer = start(&bench, condition, limits(), &slot).await.unwrap();
+            let waited = timeout(3 * WORK_MAX, answer.batches.next()).await;
+            assert!(waited.is_err(), "{condition}");
             drop(answer);
-            assert_eq!(bench.query.memory_used(), 0, "{condition}");
+            has_let_go(&bench, &slot, condition).await;
         }
     }
 

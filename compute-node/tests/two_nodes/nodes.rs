@@ -25,7 +25,7 @@ use auxo_proto::schema::{
     TabletSpec, TimeUnit,
 };
 use auxo_proto::topology::{Catalog, DatabaseInfo, NodeRoute, ShardRoute, TabletRoute, Topology};
-use auxo_query::{Query, QueryConfig};
+use auxo_query::{Query, QueryConfig, Threads};
 use auxo_wal_adapters::Wal;
 use auxo_wal_adapters::memory::{MemorySettings, MemoryWal};
 use futures::StreamExt;
@@ -171,7 +171,8 @@ pub(crate) async fn two(leader_at: Option<&str>) -> Two {
     let (catalog, watched) = watch::channel(topology(1, leader_at));
     let door = Door::new(leader.clone(), watched.clone(), tasks.clone(), stop.clone());
     let clock = Clock::from_fn(|| 1_000_000_000_000_000);
-    let query = || Arc::new(Query::new(&QueryConfig::default(), clock.clone()).unwrap());
+    let query =
+        || Arc::new(Query::new(&QueryConfig::default(), clock.clone(), Threads::shared()).unwrap());
     let reads = reading::door::Door::new(
         leader.clone(),
         query(),

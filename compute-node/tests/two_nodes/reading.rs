@@ -32,7 +32,9 @@ async fn start(two: &Two, text: &str, freshness: Freshness) -> Result<Answer, Fa
         bytes: 256 << 20,
     };
     let snapshots = two.places.snapshots(&catalog, limits.deadline, freshness);
-    two.query.execute(*plan, snapshots, limits).await
+    two.query
+        .execute(*plan, snapshots, limits, Arc::new(()))
+        .await
 }
 
 async fn rows(two: &Two, text: &str) -> Result<Vec<RecordBatch>, Failure> {

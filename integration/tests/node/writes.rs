@@ -270,8 +270,44 @@ async fn numbers_count_the_unit_of_the_time_that_they_meet() {
         ("(ts) IN (1000, 3000)", vec![1, 3]),
         ("3000 > ts", vec![1, 2]),
         ("ts > '1970-01-01T00:00:02Z'", vec![3]),
+        ("ts > 1000 * 2", vec![3]),
+        ("ts = n * 1000", vec![1, 2, 3]),
+        ("date_trunc('second', ts) >= 2000", vec![2, 3]),
+        ("ts - INTERVAL '1 second' >= 2000", vec![3]),
+        ("ts < 99999999999999999999", vec![1, 2, 3]),
+        ("CASE WHEN ts = 2000 THEN true END", vec![2]),
+        (
+            "n IN (SELECT m FROM (SELECT ts AS t, n AS m FROM t) q WHERE t > 1500)",
+            vec![2, 3],
+        ),
+        ("n = (SELECT max(n) FROM t HAVING max(ts) <= 3000)", vec![3]),
     ] {
         assert_eq!(asked(condition).await, numbers, "{condition}");
+    }
+    let given = async |condition: &str, params: Value| {
+        let sql = format!("SELECT n FROM t WHERE {condition} ORDER BY n");
+        let post = node.http.request(reqwest::Method::POST, "/v1/sql");
+        let body = json!({ "sql": sql, "params": params });
+        let answer = node.http.send(post.json(&body)).await.unwrap();
+        assert_eq!(answer.status, 200, "{condition}: {}", answer.body);
+        let rows = answer.json()["rows"].as_array().unwrap().clone();
+        let numbers = rows.iter().map(|row| row[0].as_i64().unwrap());
+        numbers.collect::<Vec<_>>()
+    };
+    for (condition, params, numbers) in [
+        ("ts = $1", json!([2000]), vec![2]),
+        ("ts < $1", json!([2000]), vec![1]),
+        ("$1 <= ts", json!([2000]), vec![2, 3]),
+        ("ts IN ($1, $2)", json!([1000, 3000]), vec![1, 3]),
+        (
+            "ts BETWEEN $from AND $to",
+            json!({ "from": 1500, "to": 2500 }),
+            vec![2],
+        ),
+        ("ts = $1", json!(["1970-01-01T00:00:02Z"]), vec![2]),
+        ("date_trunc('second', ts) >= $1", json!([2000]), vec![2, 3]),
+    ] {
+        assert_eq!(given(condition, params).await, numbers, "{condition}");
     }
     let delete = "DELETE FROM t WHERE ts > 2500";
     let deleted = node.http.sql_answer(delete).await.unwrap();

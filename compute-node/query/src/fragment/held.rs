@@ -32,6 +32,7 @@ use crate::scan::{ScanCounters, SeriesScan};
 use crate::session::Query;
 use crate::source::{Pinned, Place, Snapshots};
 use crate::table::local_scan;
+use crate::threads::Threads;
 use crate::yielding;
 
 /// Scans of one statement on one node; more are refused.
@@ -49,6 +50,7 @@ struct Inner {
     deadline: Instant,
     scans: Mutex<Vec<Arc<SeriesScan>>>,
     counters: Arc<ScanCounters>,
+    threads: Arc<Threads>,
 }
 
 /// One stream of a part of a plan that runs here.
@@ -81,6 +83,7 @@ impl Query {
             deadline,
             scans: Mutex::default(),
             counters: Arc::default(),
+            threads: Arc::clone(&self.threads),
         }))
     }
 }
@@ -173,7 +176,10 @@ impl Held {
         if stream >= streams {
             return Err(damaged(&format!("of {streams} streams it has no {stream}")));
         }
-        let start = || yielding::paced(part)?.execute(stream, Arc::clone(&self.0.task));
+        let start = || {
+            let _there = self.0.threads.enter();
+            yielding::paced(part)?.execute(stream, Arc::clone(&self.0.task))
+        };
         let batches = guarded(start)?.map_err(|error| self.failure(&error))?;
         let schema = batches.schema();
         let batches = Batches {
@@ -185,9 +191,10 @@ impl Held {
             let batch = batches.next().await?;
             Some((batch, batches))
         });
+        let threads = &self.0.threads;
         Ok(Running {
             schema,
-            batches: batches.boxed(),
+            batches: threads.stream(self.0.deadline, Arc::new(()), batches.boxed()),
             held: self.clone(),
         })
     }

@@ -2,13 +2,14 @@
 //!
 //! DataFusion's operators wrap around. Before a plan is typed, `+`, `-` and `*` of two integers and
 //! the sign of one become calls of the function here, which bears the same names in answers; a chain
-//! of them becomes one call, however long it is. A number that is compared with a time means
-//! nanoseconds since 1970, whatever the time's unit.
+//! of them becomes one call, however long it is. A whole number that is compared with a time
+//! is a count of that time's unit since 1970, as it is where it is inserted, whether it was written or
+//! given as a parameter; the planner would count nanoseconds.
 
 use std::sync::Arc;
 
 use datafusion::arrow::compute::kernels::numeric::{add, mul, neg, sub};
-use datafusion::arrow::datatypes::{DataType, Field, FieldRef};
+use datafusion::arrow::datatypes::{DataType, Field, FieldRef, TimeUnit};
 use datafusion::common::config::ConfigOptions;
 use datafusion::common::tree_node::Transformed;
 use datafusion::common::{DFSchema, Result, ScalarValue, plan_err};
@@ -18,7 +19,7 @@ use datafusion::logical_expr::planner::{ExprPlanner, PlannerResult, RawBinaryExp
 use datafusion::logical_expr::type_coercion::binary::BinaryTypeCoercer;
 use datafusion::logical_expr::{
     Between, BinaryExpr, ColumnarValue, Expr, ExprSchemable, Operator, ReturnFieldArgs,
-    ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility,
+    ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility, cast,
 };
 use datafusion::physical_expr_common::datum::apply;
 use datafusion::sql::sqlparser::ast::BinaryOperator;
@@ -157,21 +158,48 @@ fn chained(left: Expr, op: Operator, right: Expr) -> Expr {
     }
 }
 
-/// The value, as a time if it is an integer and the other side a time.
+/// The value, as a time if it is a whole number and the other side a time: a count of that time's unit.
 fn timed(value: Box<Expr>, beside: &Expr, schema: &DFSchema) -> Box<Expr> {
-    let ns = match value.as_ref() {
-        Expr::Literal(ScalarValue::Int64(Some(ns)), _) => *ns,
-        _ => return value,
-    };
     if matches!(beside, Expr::Literal(..)) || chain_of(beside).is_some() {
         return value;
     }
-    match beside.get_type(schema) {
-        Ok(DataType::Timestamp(_, zone)) => {
-            let time = ScalarValue::TimestampNanosecond(Some(ns), zone);
-            Box::new(Expr::Literal(time, None))
-        }
-        _ => value,
+    let count = match value.as_ref() {
+        Expr::Literal(literal, _) => match whole(literal) {
+            Some(count) => Some(count),
+            None => return value,
+        },
+        value if is_integer(value, schema) => None,
+        _ => return value,
+    };
+    let Ok(DataType::Timestamp(unit, zone)) = beside.get_type(schema) else {
+        return value;
+    };
+    Box::new(match count {
+        Some(count) => Expr::Literal(moment(count, unit, zone), None),
+        None => cast(*value, DataType::Timestamp(unit, zone)),
+    })
+}
+
+/// A whole number; beyond the range of 64 bits, the last one there.
+fn whole(literal: &ScalarValue) -> Option<i64> {
+    let clamped = |wide: i128| wide.clamp(i64::MIN.into(), i64::MAX.into()) as i64;
+    match *literal {
+        ScalarValue::Int64(count) => count,
+        ScalarValue::UInt64(count) => Some(clamped(count?.into())),
+        ScalarValue::Decimal128(count, _, 0) => Some(clamped(count?)),
+        // A cast of floats saturates.
+        ScalarValue::Float64(Some(count)) if count.fract() == 0.0 => Some(count as i64),
+        _ => None,
+    }
+}
+
+fn moment(count: i64, unit: TimeUnit, zone: Option<Arc<str>>) -> ScalarValue {
+    let count = Some(count);
+    match unit {
+        TimeUnit::Second => ScalarValue::TimestampSecond(count, zone),
+        TimeUnit::Millisecond => ScalarValue::TimestampMillisecond(count, zone),
+        TimeUnit::Microsecond => ScalarValue::TimestampMicrosecond(count, zone),
+        TimeUnit::Nanosecond => ScalarValue::TimestampNanosecond(count, zone),
     }
 }
 

@@ -16,6 +16,9 @@ pub(super) const VALUES_MAX: i128 = 1_000_000;
 /// Bytes of text that one call may make for a batch.
 pub(super) const TEXT_BYTES_MAX: i128 = 64 << 20;
 
+/// Comparisons that one call may make for a batch: a second or so.
+pub(super) const PAIRS_MAX: i128 = 1 << 30;
+
 /// The failure of a call that would make too much.
 pub(super) fn too_much(function: &str, what: &str, made: i128, limit: i128) -> DataFusionError {
     let detail = format!("{function} would make {made} {what}, the limit is {limit}");
@@ -26,6 +29,14 @@ pub(super) fn too_much(function: &str, what: &str, made: i128, limit: i128) -> D
 pub(super) fn check_values(function: &str, made: i128) -> Result<()> {
     match made > VALUES_MAX {
         true => Err(too_much(function, "values", made, VALUES_MAX)),
+        false => Ok(()),
+    }
+}
+
+/// Refuses more comparisons than a call may make for a batch.
+pub(super) fn check_pairs(function: &str, made: i128) -> Result<()> {
+    match made > PAIRS_MAX {
+        true => Err(too_much(function, "comparisons", made, PAIRS_MAX)),
         false => Ok(()),
     }
 }

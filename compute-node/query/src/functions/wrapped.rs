@@ -2,12 +2,14 @@
 //!
 //! * A call that makes much of little (`repeat('x', 1000000000)`) is measured before it runs:
 //!   what expressions make is not under any memory limit.
+//! * So is one that holds all of one argument against all of another (`levenshtein`): nothing interrupts it.
 //! * A comparison of `date_bin(width, ts)` or `date_trunc(unit, ts)` with a constant becomes a range
 //!   of `ts`, so that it prunes as if it had been written that way.
 
 use std::sync::Arc;
 
 use datafusion::arrow::array::{Array, ArrayRef, AsArray};
+use datafusion::arrow::compute::kernels::length::length;
 use datafusion::arrow::compute::{cast, concat};
 use datafusion::arrow::datatypes::{DataType, FieldRef, Int64Type};
 use datafusion::common::{Result, ScalarValue};
@@ -38,6 +40,8 @@ enum Around {
     Values,
     /// Values from the first argument to the second.
     Series,
+    /// Each character, or value, of the first argument is held against each of the second.
+    Pairs,
     /// The start of the bucket that the second argument lies in.
     Bucket,
 }
@@ -58,6 +62,9 @@ pub(super) fn wrap(function: Arc<ScalarUDF>) -> Arc<ScalarUDF> {
         "array_repeat" | "array_resize" => Around::Values,
         "range" | "generate_series" => Around::Series,
         "date_bin" | "date_trunc" => Around::Bucket,
+        "levenshtein" | "btrim" | "ltrim" | "rtrim" | "array_has_all" | "array_has_any" => {
+            Around::Pairs
+        }
         _ => return function,
     };
     Arc::new(ScalarUDF::from(Wrapped {
@@ -66,31 +73,57 @@ pub(super) fn wrap(function: Arc<ScalarUDF>) -> Arc<ScalarUDF> {
     }))
 }
 
+/// What is counted of an argument, one per row; a constant is looked at once, as large as it may be.
+fn counted(
+    arg: &ColumnarValue,
+    rows: usize,
+    count: impl Fn(&ArrayRef) -> Option<Vec<i128>>,
+) -> Option<Vec<i128>> {
+    match arg {
+        ColumnarValue::Array(array) => count(array),
+        ColumnarValue::Scalar(value) => {
+            let one = count(&value.to_array().ok()?)?;
+            Some(vec![*one.first()?; rows])
+        }
+    }
+}
+
 /// Numbers of an argument, one per row; `None` where it is no number.
 fn numbers(arg: &ColumnarValue, rows: usize) -> Option<Vec<i128>> {
-    let array = arg.to_array(rows).ok()?;
-    let wide = cast(&array, &DataType::Int64).ok()?;
-    let wide = wide.as_primitive::<Int64Type>();
-    let of_row = |row| {
-        if wide.is_valid(row) {
-            wide.value(row).max(0).into()
-        } else {
-            0
-        }
-    };
-    Some((0..wide.len()).map(of_row).collect())
+    counted(arg, rows, |array| {
+        let wide = cast(array, &DataType::Int64).ok()?;
+        let wide = wide.as_primitive::<Int64Type>();
+        let of_row = |row| match wide.is_valid(row) {
+            true => wide.value(row).max(0).into(),
+            false => 0,
+        };
+        Some((0..wide.len()).map(of_row).collect())
+    })
 }
 
 /// Bytes of a text argument, one count per row.
 fn lengths(arg: &ColumnarValue, rows: usize) -> Option<Vec<i128>> {
-    let array = arg.to_array(rows).ok()?;
-    let text = cast(&array, &DataType::LargeUtf8).ok()?;
-    let text = text.as_string::<i64>();
-    Some(
-        (0..text.len())
-            .map(|row| text.value_length(row).into())
-            .collect(),
-    )
+    counted(arg, rows, |array| {
+        let text = cast(array, &DataType::LargeUtf8).ok()?;
+        let text = text.as_string::<i64>();
+        let of_row = |row| text.value_length(row).into();
+        Some((0..text.len()).map(of_row).collect())
+    })
+}
+
+/// Bytes of a text or values of a list, one count per row; `None` where it is neither.
+fn extents(arg: &ColumnarValue, rows: usize) -> Option<Vec<i128>> {
+    let is_list = matches!(
+        arg.data_type(),
+        DataType::List(_) | DataType::LargeList(_) | DataType::FixedSizeList(_, _)
+    );
+    match is_list {
+        true => counted(arg, rows, |lists| {
+            let counts = ColumnarValue::Array(length(lists.as_ref()).ok()?);
+            numbers(&counts, lists.len())
+        }),
+        false => lengths(arg, rows),
+    }
 }
 
 impl Wrapped {
@@ -155,7 +188,7 @@ impl Wrapped {
                 check_text(name, made)
             }
             (Around::Replace, [text, from, to]) => {
-                let texts = [text, from, to].map(|arg| texts(arg, rows));
+                let texts = [text, from, to].map(texts);
                 let [Some(text), Some(from), Some(to)] = texts else {
                     return Ok(());
                 };
@@ -177,6 +210,18 @@ impl Wrapped {
                 let made = numbers(count, rows).map_or(0, |counts| counts.iter().sum());
                 size::check_values(name, made)
             }
+            (Around::Pairs, [one, other]) => {
+                let constant = |arg: &ColumnarValue| matches!(arg, ColumnarValue::Scalar(_));
+                let rows = match constant(one) && constant(other) {
+                    true => 1,
+                    false => rows,
+                };
+                let (Some(one), Some(other)) = (extents(one, rows), extents(other, rows)) else {
+                    return Ok(());
+                };
+                let made = one.iter().zip(&other).map(|(one, other)| one * other).sum();
+                size::check_pairs(name, made)
+            }
             (Around::Series, series) => {
                 let mut made: i128 = 0;
                 for row in 0..rows {
@@ -195,14 +240,18 @@ impl Wrapped {
     }
 }
 
-/// A text argument, one value per row; `None` where it is no text.
-fn texts(arg: &ColumnarValue, rows: usize) -> Option<ArrayRef> {
-    let array = arg.to_array(rows).ok()?;
+/// A text argument, one value per row or one for all; `None` where it is no text.
+fn texts(arg: &ColumnarValue) -> Option<ArrayRef> {
+    let array = match arg {
+        ColumnarValue::Array(array) => Arc::clone(array),
+        ColumnarValue::Scalar(value) => value.to_array().ok()?,
+    };
     cast(&array, &DataType::LargeUtf8).ok()
 }
 
 fn of_row(texts: &ArrayRef, row: usize) -> &str {
     let texts = texts.as_string::<i64>();
+    let row = if texts.len() == 1 { 0 } else { row };
     match texts.is_valid(row) {
         true => texts.value(row),
         false => "",
@@ -215,7 +264,7 @@ fn replaced_at_most(args: &[ColumnarValue], rows: usize) -> Option<Vec<i128>> {
     let [text, _, to, ..] = args else {
         return None;
     };
-    let (text, to) = (texts(text, rows)?, texts(to, rows)?);
+    let (text, to) = (texts(text)?, texts(to)?);
     let at_most = (0..rows).map(|row| {
         let (text, to) = (of_row(&text, row), of_row(&to, row));
         let (length, groups) = (text.len() as i128, to.matches('\\').count() as i128);

@@ -355,3 +355,83 @@ async fn limits_name_themselves() {
         assert!(bench.prepare(&shape(name, depth)).is_ok(), "{name}");
     }
 }
+
+/// Names that stand for twice the one before, thirty times over.
+fn doubled(step: &str, last: &str) -> String {
+    let mut text = "WITH c0 AS (SELECT n FROM cpu)".to_owned();
+    for at in 1..=30 {
+        let before = format!("c{}", at - 1);
+        text.push_str(&format!(", c{at} AS ({})", step.replace("before", &before)));
+    }
+    text + " " + last
+}
+
+#[tokio::test]
+async fn what_doubles_at_each_step_is_refused_before_it_does() {
+    let bench = Bench::new(Tables::new(vec![sample()]));
+    let cases = [
+        (
+            "rows",
+            doubled(
+                "SELECT * FROM before UNION ALL SELECT * FROM before",
+                "SELECT count(*) FROM c30",
+            ),
+        ),
+        (
+            "queries in queries",
+            doubled(
+                "SELECT n FROM before WHERE n IN (SELECT n FROM before)",
+                "SELECT count(*) FROM c30",
+            ),
+        ),
+        (
+            "terms below a filter",
+            doubled(
+                "SELECT abs(n) + abs(n) AS n FROM before",
+                "SELECT count(*) FROM c30 WHERE n > 0",
+            ),
+        ),
+        (
+            "terms of a group",
+            doubled(
+                "SELECT abs(n) + abs(n) AS n FROM before GROUP BY 1",
+                "SELECT count(*) FROM c30 WHERE n > 0",
+            ),
+        ),
+    ];
+    for (name, text) in cases {
+        let began = tokio::time::Instant::now();
+        let failure = bench.prepare(&text).expect_err(name);
+        assert_eq!(
+            failure.code,
+            ErrorCode::TooComplex,
+            "{name}: {}",
+            show(&failure)
+        );
+        assert!(began.elapsed() < PATIENCE, "{name}: {:?}", began.elapsed());
+    }
+}
+
+#[tokio::test]
+async fn all_of_one_thing_is_not_held_against_all_of_another() {
+    let bench = Bench::new(Tables::new(vec![sample()]));
+    let long = |letter| format!("repeat('{letter}', 200000)");
+    for call in [
+        format!("levenshtein({}, {})", long('a'), long('b')),
+        format!("btrim({}, {} || 'a')", long('a'), long('b')),
+        "array_has_all(range(1, 200000), range(1, 200000))".to_owned(),
+        "array_has_any(range(1, 200000), range(300000, 500000))".to_owned(),
+        format!("levenshtein(host || {}, {})", long('a'), long('b')),
+    ] {
+        let refused = bench.rows(&format!("SELECT {call} FROM cpu")).await;
+        let failure = refused.expect_err(&call);
+        assert_eq!(
+            failure.code,
+            ErrorCode::QueryLimit,
+            "{call}: {}",
+            show(&failure)
+        );
+    }
+    let few = bench.rows("SELECT levenshtein(host, 'web2'), array_has_any([1, 2], [2]) FROM cpu");
+    assert!(few.await.is_ok());
+}

@@ -22,7 +22,7 @@ use auxo_proto::topology::Catalog;
 use futures::TryStreamExt;
 use tokio::time::Instant;
 
-use crate::{Answer, Limits, Params, Query, QueryConfig, QueryPlan, Scope, Statement};
+use crate::{Answer, Limits, Params, Query, QueryConfig, QueryPlan, Scope, Statement, Threads};
 use memory_table::{MemoryTable, NS, Tables, column};
 
 pub(crate) const TENANT: TenantId = TenantId(7);
@@ -97,7 +97,7 @@ pub(crate) fn extremes() -> MemoryTable {
 
 /// A query engine over tables in memory.
 pub(crate) struct Bench {
-    pub(crate) query: Query,
+    pub(crate) query: Arc<Query>,
     pub(crate) catalog: Arc<Catalog>,
     pub(crate) tables: Tables,
 }
@@ -109,8 +109,9 @@ impl Bench {
 
     pub(crate) fn with_config(tables: Tables, config: &QueryConfig) -> Self {
         let clock = Clock::from_fn(|| DAY + 3_600_000_000_000);
+        let threads = Threads::start(2, 16 << 20).unwrap();
         Self {
-            query: Query::new(config, clock).unwrap(),
+            query: Arc::new(Query::new(config, clock, threads).unwrap()),
             catalog: Arc::new(Catalog::new(tables.topology())),
             tables,
         }
@@ -138,7 +139,9 @@ impl Bench {
 
     pub(crate) async fn run(&self, plan: QueryPlan) -> Result<Answer, Failure> {
         let snapshots = self.tables.snapshots();
-        self.query.execute(plan, snapshots, limits()).await
+        self.query
+            .execute(plan, snapshots, limits(), Arc::new(()))
+            .await
     }
 
     pub(crate) async fn collect(&self, plan: QueryPlan) -> Result<Vec<RecordBatch>, Failure> {
@@ -156,6 +159,17 @@ pub(crate) fn limits() -> Limits {
         rows: 1_000_000,
         bytes: 256 << 20,
     }
+}
+
+/// Waits for what other threads do.
+pub(crate) async fn until(what: &str, holds: impl Fn() -> bool) {
+    let waited = async {
+        while !holds() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    let waited = tokio::time::timeout(Duration::from_secs(30), waited).await;
+    assert!(waited.is_ok(), "{what}");
 }
 
 /// A failure on one line.

@@ -138,7 +138,11 @@ impl Spread {
             panic!("{text} is no query");
         };
         let snapshots = self.snapshots(here);
-        let answer = self.bench.query.execute(*plan, snapshots, limits()).await?;
+        let answer = self
+            .bench
+            .query
+            .execute(*plan, snapshots, limits(), Arc::new(()))
+            .await?;
         answer.batches.try_collect().await
     }
 }

@@ -11,9 +11,9 @@ use futures::{FutureExt, StreamExt, TryStreamExt};
 use tokio::time::Instant;
 
 use super::memory_table::{MemoryTable, NS, Tables, column};
-use super::{Bench, DAY, limits, sample};
+use super::{Bench, DAY, limits, sample, until};
 use crate::source::{Place, Snapshot, Snapshots};
-use crate::{Limits, QueryConfig, Statement};
+use crate::{Limits, QueryConfig, Slot, Statement};
 
 /// A table of many rows whose text is all different.
 fn large(rows: i64) -> MemoryTable {
@@ -128,7 +128,7 @@ async fn answers_end_at_their_limits_and_say_so() {
         };
         let answer = bench
             .query
-            .execute(*plan, bench.tables.snapshots(), limits)
+            .execute(*plan, bench.tables.snapshots(), limits, Arc::new(()))
             .await
             .unwrap();
         let stats = Arc::clone(&answer.stats);
@@ -150,7 +150,7 @@ async fn answers_end_at_their_limits_and_say_so() {
     };
     let answer = bench
         .query
-        .execute(*plan, bench.tables.snapshots(), limits)
+        .execute(*plan, bench.tables.snapshots(), limits, Arc::new(()))
         .await
         .unwrap();
     let stats = Arc::clone(&answer.stats);
@@ -217,22 +217,73 @@ async fn a_deadline_ends_a_query_and_dropping_it_ends_its_scans() {
     };
     let answer = bench
         .query
-        .execute(plan(), endless(&open, &bench.tables), soon)
+        .execute(plan(), endless(&open, &bench.tables), soon, Arc::new(()))
         .await
         .unwrap();
     let ended: Result<Vec<_>, Failure> = answer.batches.try_collect().await;
     assert_eq!(ended.unwrap_err().code, ErrorCode::Timeout);
-    assert_eq!(open.load(Ordering::SeqCst), 0);
+    until("its scans have ended", || open.load(Ordering::SeqCst) == 0).await;
 
     let mut answer = bench
         .query
-        .execute(plan(), endless(&open, &bench.tables), limits())
+        .execute(
+            plan(),
+            endless(&open, &bench.tables),
+            limits(),
+            Arc::new(()),
+        )
         .await
         .unwrap();
     assert!(answer.batches.next().now_or_never().is_none());
-    assert!(open.load(Ordering::SeqCst) > 0);
+    until("it scans", || open.load(Ordering::SeqCst) > 0).await;
     drop(answer);
-    assert_eq!(open.load(Ordering::SeqCst), 0);
+    until("its scans have ended", || open.load(Ordering::SeqCst) == 0).await;
+}
+
+/// What no other statement has to give back fits no better later.
+#[tokio::test]
+async fn too_much_for_the_statement_alone_is_its_own_fault() {
+    let config = QueryConfig {
+        memory_bytes: 64 << 20,
+        statement_memory_bytes: 64 << 20,
+        ..QueryConfig::default()
+    };
+    let bench = Bench::with_config(Tables::new(vec![]), &config);
+    let sql = "SELECT array_agg(s) FROM \
+               (SELECT repeat('a', 1000000) AS s FROM generate_series(1, 200))";
+    let failure = bench.rows(sql).await.unwrap_err();
+    assert_eq!(failure.code, ErrorCode::QueryLimit, "{failure}");
+    assert!(!failure.retryable());
+}
+
+/// Work that nothing can interrupt keeps its thread and its place among the statements, and nobody else.
+#[tokio::test]
+async fn a_statement_that_does_not_come_back_is_answered_at_its_deadline() {
+    let bench = Bench::new(Tables::new(vec![sample()]));
+    let Statement::Query(plan) = bench.prepare("SELECT count(*) FROM cpu").unwrap() else {
+        panic!("a query");
+    };
+    let (let_go, held) = std::sync::mpsc::channel::<()>();
+    let held = Arc::new(parking_lot::Mutex::new(held));
+    let stuck = Snapshots::from_fn(move |_| {
+        let held = Arc::clone(&held);
+        async move {
+            let _ = held.lock().recv();
+            Err(Failure::new(ErrorCode::NoLeader, "let go"))
+        }
+        .boxed()
+    });
+    let soon = Limits {
+        deadline: Instant::now() + Duration::from_millis(50),
+        ..limits()
+    };
+    let slot: Slot = Arc::new(());
+    let answer = bench.query.execute(*plan, stuck, soon, slot.clone());
+    assert_eq!(answer.await.err().unwrap().code, ErrorCode::Timeout);
+    assert!(Arc::strong_count(&slot) > 1, "its thread still works");
+    assert_eq!(bench.rows("SELECT 1").await.unwrap()[0].num_rows(), 1);
+    drop(let_go);
+    until("its place is free", || Arc::strong_count(&slot) == 1).await;
 }
 
 #[tokio::test]
@@ -247,7 +298,7 @@ async fn a_tablet_that_cannot_be_read_fails_the_query_with_its_reason() {
     };
     let failure = bench
         .query
-        .execute(*plan, away, limits())
+        .execute(*plan, away, limits(), Arc::new(()))
         .await
         .err()
         .unwrap();
@@ -272,7 +323,7 @@ async fn a_statement_takes_one_snapshot_of_each_tablet() {
     };
     let answer = bench
         .query
-        .execute(*plan, snapshots, limits())
+        .execute(*plan, snapshots, limits(), Arc::new(()))
         .await
         .unwrap();
     let batches: Vec<_> = answer.batches.try_collect().await.unwrap();

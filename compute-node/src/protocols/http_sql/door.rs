@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use auxo_proto::error::{ErrorCode, Failure, Outcome};
-use auxo_query::{Answer, Limits, QueryStats};
+use auxo_query::{Answer, Limits, QueryStats, Slot};
 use axum::body::Body;
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header};
@@ -170,6 +170,7 @@ async fn run(
                 .min(of_node.result_bytes),
         },
         freshness: request.freshness,
+        slot: Arc::clone(&slot),
     };
     let done = tokio::select! {
         biased;
@@ -186,7 +187,7 @@ async fn run(
                 // What a strong answer shows is as it was when it was asked for; of another nobody knows.
                 staleness_ms: (request.freshness == Freshness::Strong).then_some(0),
             };
-            return rows(node, *answer, &request, id, timing, (entry, Box::new(slot))).await;
+            return rows(node, *answer, &request, id, timing, (entry, slot)).await;
         }
         Done::Wrote(summary) => {
             let written = &node.counters().rows_written;
@@ -251,7 +252,7 @@ struct Timing {
 }
 
 /// What ends with the answer: its place among the running statements.
-type Held = (Entry, Box<dyn Send + Sync>);
+type Held = (Entry, Slot);
 
 async fn rows(
     node: &Node,
