@@ -359,7 +359,17 @@ impl Node {
             (0, _) if me.is_some() && all.iter().any(|shard| shard.leader.is_some()) => Ok(()),
             (0, _) => Err("no shard was assigned yet".to_owned()),
             (_, 0) => Ok(()),
-            (all, closed) => Err(format!("{}/{all}", all - closed)),
+            (all, closed) => {
+                let parked = shards.iter().find_map(|shard| {
+                    let why = self.engine().parked(shard.id)?;
+                    Some(format!(", shard {} is parked: {why}", shard.id))
+                });
+                Err(format!(
+                    "{}/{all}{}",
+                    all - closed,
+                    parked.unwrap_or_default()
+                ))
+            }
         };
         let draining = match self.draining() {
             true => Err("shutting down".to_owned()),

@@ -267,7 +267,10 @@ impl Writer {
             routes.catalog.mark_unchanged();
             let written = match routes.leader_elsewhere(shard) {
                 Some(address) => routes.peers.write(&address, shard, &batch).await,
-                None => Err(failure(WriteError::NotLeader(shard))),
+                None => Err(failure(match self.engine.parked(shard) {
+                    Some(why) => WriteError::Parked(why),
+                    None => WriteError::NotLeader(shard),
+                })),
             };
             match written {
                 Err(refused) if led_elsewhere(&refused) && Instant::now() < deadline => {

@@ -149,6 +149,8 @@ struct Inner {
     budget: MemtableBudget,
     files: FileCache,
     shards: RwLock<HashMap<ShardId, Shard>>,
+    /// Why shards could not be opened that a person must look at.
+    parked: RwLock<HashMap<ShardId, String>>,
     opening: tokio::sync::Mutex<()>,
 }
 
@@ -178,6 +180,7 @@ impl Engine {
             budget,
             files,
             shards: RwLock::default(),
+            parked: RwLock::default(),
             opening: tokio::sync::Mutex::default(),
         }))
     }
@@ -185,6 +188,11 @@ impl Engine {
     /// The shard, if it is led here.
     pub fn shard(&self, shard: ShardId) -> Option<Shard> {
         self.0.shards.read().get(&shard).cloned()
+    }
+
+    /// Why a shard that this node was to lead could not be opened, if a person must look.
+    pub fn parked(&self, shard: ShardId) -> Option<String> {
+        self.0.parked.read().get(&shard).cloned()
     }
 
     /// Every shard that is led here.

@@ -88,7 +88,22 @@ impl Engine {
     /// Leads a shard. Opening an open shard under the same epoch changes nothing.
     ///
     /// * returns: once it is claimed, replayed and serving.
+    /// * effects: what parks it is remembered until it is opened, see [`Engine::parked`].
     pub async fn open(&self, order: OpenLeader) -> Result<Shard, OpenError> {
+        let shard = order.shard;
+        let opened = self.try_open(order).await;
+        match &opened {
+            Err(OpenError::Parked(why)) => {
+                self.0.parked.write().insert(shard, why.clone());
+            }
+            _ => {
+                self.0.parked.write().remove(&shard);
+            }
+        }
+        opened
+    }
+
+    async fn try_open(&self, order: OpenLeader) -> Result<Shard, OpenError> {
         let _one_at_a_time = self.0.opening.lock().await;
         if let Some(open) = self.shard(order.shard) {
             let same = open.parts.committer.own().term.epoch == order.epoch;

@@ -131,9 +131,15 @@ async fn here(
     freshness: Freshness,
 ) -> Result<Vec<(TabletId, Place)>, Failure> {
     let led = engine.shard(shard).filter(|led| !led.is_fenced());
-    let led = led.ok_or_else(|| {
-        let detail = format!("shard {shard} is not led here");
-        Failure::new(ErrorCode::NoLeader, detail)
+    let led = led.ok_or_else(|| match engine.parked(shard) {
+        Some(why) => {
+            let detail = format!("shard {shard} is parked: {why}");
+            Failure::new(ErrorCode::ShardParked, detail)
+        }
+        None => {
+            let detail = format!("shard {shard} is not led here");
+            Failure::new(ErrorCode::NoLeader, detail)
+        }
     })?;
     if freshness == Freshness::Strong {
         led.barrier().await.map_err(|error| read_failure(&error))?;

@@ -59,7 +59,7 @@ pub(super) fn recover(
     if !is_zero(&content, bytes, whole)? {
         let rest = read_at(&content, bytes, usize::MAX, whole)?;
         if was_durable(id, end, &rest) {
-            tracing::error!(region = %id, at = end, "WAL region corrupt");
+            tracing::error!(region = %id, at = end, file = %path.display(), "WAL region corrupt");
             stopped = Some(WalError::Corrupt { at: end });
         } else {
             tracing::warn!(region = %id, at = end, "torn WAL tail cut away");

@@ -209,12 +209,17 @@ impl Whole {
         let refusal = started.await.with_context(|| node.log_tail())?;
         if let Some(refusal) = refusal {
             named(kind, below, &refusal)?;
-            let Ok(answer) = node.http.sql_answer(QUERY).await else {
+            if node.http.sql_answer(QUERY).await.is_err() {
                 return Ok(seen("ended", "refused by name"));
-            };
-            // Another shard than that of the rows may have been hit.
-            let whole = answer.status == 200 && rows(&answer)? == self.rows;
-            ensure!(whole || answer.status == 503, "{answer:?}");
+            }
+            let told = wait::until("its readers are told", Duration::from_secs(20), || async {
+                let answer = node.http.sql_answer(QUERY).await?;
+                // Another shard than that of the rows may have been hit.
+                let whole = answer.status == 200 && rows(&answer)? == self.rows;
+                ensure!(whole || answer.code() == "SHARD_PARKED", "{answer:?}");
+                Ok(answer)
+            });
+            let answer = told.await?;
             return Ok(seen(
                 &answer.status.to_string(),
                 "its shard is refused by name",
