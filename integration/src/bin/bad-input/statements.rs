@@ -296,10 +296,28 @@ fn deep_and_long() -> Vec<Case> {
         Case::sql("9 000 values in an IN list", list(9_000)),
         too_complex("3 000 joins", joins),
         too_complex("3 000 tables with commas", commas),
+        too_complex(
+            "names of WITH that double 30 times",
+            doubled("SELECT * FROM before UNION ALL SELECT * FROM before"),
+        ),
+        too_complex(
+            "a column that doubles 30 times",
+            doubled("SELECT abs(n) + abs(n) AS n FROM before"),
+        ),
         Case::sql("a statement of 1 MiB", long)
             .refused(413, "STATEMENT_TOO_LARGE")
             .at_once(),
     ]
+}
+
+/// Names that stand for twice the one before.
+fn doubled(step: &str) -> String {
+    let mut text = "WITH c0 AS (SELECT n FROM metrics)".to_owned();
+    for at in 1..=30 {
+        let step = step.replace("before", &format!("c{}", at - 1));
+        text.push_str(&format!(", c{at} AS ({step})"));
+    }
+    text + " SELECT count(*) FROM c30 WHERE n > 0"
 }
 
 fn hungry() -> Vec<Case> {
@@ -342,6 +360,23 @@ fn hungry() -> Vec<Case> {
         Case::sql("a huge list", "SELECT range(0, 1000000000000)")
             .refused(400, "QUERY_LIMIT")
             .at_once(),
+        Case::sql(
+            "the distance of two long texts",
+            "SELECT levenshtein(repeat('a', 200000), repeat('b', 200000))",
+        )
+        .refused(400, "QUERY_LIMIT")
+        .at_once(),
+        Case::sql(
+            "one long list within another",
+            "SELECT array_has_all(range(1, 200000), range(1, 200000))",
+        )
+        .refused(400, "QUERY_LIMIT")
+        .at_once(),
+        Case::sql(
+            "a broken regular expression to replace",
+            "SELECT regexp_replace('a', '(', 'b')",
+        )
+        .refused(400, "EXECUTION_ERROR"),
         Case::sql(
             "a regular expression that would be huge",
             "SELECT count(*) FROM metrics WHERE host ~ '((a{1000}){1000}){1000}'",
