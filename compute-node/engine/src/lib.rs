@@ -215,6 +215,7 @@ impl Engine {
 
     /// Flushes and closes one shard.
     pub async fn close(&self, shard: ShardId) -> Result<(), WriteError> {
+        self.0.parked.write().remove(&shard);
         let Some(open) = self.shard(shard) else {
             return Ok(());
         };

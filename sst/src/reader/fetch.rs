@@ -99,18 +99,28 @@ impl Source {
 
     async fn get(&self, range: Range<u64>) -> Result<Bytes, SstError> {
         let absolute = self.offset + range.start..self.offset + range.end;
-        let bytes = self
-            .store
-            .get_range(&self.path, absolute)
-            .await
-            .map_err(|source| SstError::Store {
-                key: self.key.clone(),
-                source: Arc::new(source),
-            })?;
+        let bytes = match self.store.get_range(&self.path, absolute.clone()).await {
+            Ok(bytes) => bytes,
+            Err(source) => return Err(self.not_given(absolute, source).await),
+        };
         if bytes.len() as u64 != range.end - range.start {
             return Err(self.corrupt("the object is shorter than the file"));
         }
         Ok(bytes)
+    }
+
+    /// What it means that the store did not give a range: no store has a word of its own for one that lies
+    /// behind the object's end.
+    async fn not_given(&self, range: Range<u64>, source: object_store::Error) -> SstError {
+        match self.store.head(&self.path).await {
+            Ok(object) if object.size < range.end => {
+                self.corrupt("the object is shorter than the file")
+            }
+            _ => SstError::Store {
+                key: self.key.clone(),
+                source: Arc::new(source),
+            },
+        }
     }
 }
 

@@ -9,7 +9,7 @@ use futures::future::join_all;
 use super::ground::{Ground, at, ensure, ensure_same, read_all};
 use super::{Done, Stop, Trouble};
 use crate::memory::MemoryWal;
-use crate::{Acceptance, Cur, Frame, FrameKind, Offset, Placed, Region, Verdict, Wal};
+use crate::{Acceptance, Appending, Cur, Frame, FrameKind, Offset, Placed, Region, Verdict, Wal};
 
 /// Feeds the whole region to a fresh reader: each frame with its verdict, and the reader.
 async fn judge(
@@ -122,6 +122,30 @@ pub(super) async fn duplicates(ground: &Ground) -> Done {
     ensure(log.cur().n == 4, || format!("ended at {:?}", log.cur()))
 }
 
+/// Where a Claim first lies, whatever became of the answer: a connection that is cut to lose another's reply
+/// may take it along. One that did not land is sent again.
+async fn found(
+    appending: Appending,
+    region: &Arc<dyn Region>,
+    claim: &Frame,
+) -> Result<Offset, Stop> {
+    if let Ok(Placed::At(at)) = appending.await {
+        return Ok(at);
+    }
+    let first = async || {
+        let frames = read_all(region, 0).await?;
+        let first = frames.into_iter().find(|(_, frame)| frame == claim);
+        Ok::<_, Stop>(first.map(|(at, _)| at))
+    };
+    match first().await? {
+        Some(at) => Ok(at),
+        None => {
+            let again = at(region.append(claim.clone())).await?;
+            Ok(first().await?.unwrap_or(again))
+        }
+    }
+}
+
 pub(super) async fn reclaim(ground: &Ground) -> Done {
     let region = ground.region().await?;
     let claimer = ground.join().await?;
@@ -152,7 +176,7 @@ pub(super) async fn reclaim(ground: &Ground) -> Done {
     let (numbers, flight): (Vec<u64>, Vec<_>) = flight.into_iter().unzip();
     let deliveries = join_all(flight).await;
     let claim = match claim_placed {
-        Some(appending) => at(appending).await?,
+        Some(appending) => found(appending, &claimer, &new.claim).await?,
         None => return Err(Stop::failed("no Claim was sent")),
     };
     // What lies below the Claim is settled as Ok, everything else as Rejected.
