@@ -22,7 +22,7 @@ use auxo_sst::names;
 use tokio::time::Instant;
 
 use crate::committer::NotCommitted;
-use crate::flush::{self, Flight, FlushError, Output, Target};
+use crate::flush::{self, Flight, FlushError, Output};
 use crate::shard::Parts;
 use crate::{read, select};
 
@@ -123,13 +123,7 @@ impl Parts {
         let merged = merge::merge(sources.collect(), mode, &fields);
         let ulid = || self.ulid();
         let flight = Flight::new(&self.in_flight);
-        let target = Target {
-            store: &self.store,
-            shard: self.shard,
-            own,
-            ulid: &ulid,
-            flight: &flight,
-        };
+        let target = self.target(own, &ulid, &flight);
         let cut: TabletSpec = TabletSpec {
             range: plan.range,
             ..TabletSpec::clone(tablet)

@@ -11,7 +11,7 @@ use auxo_sst::manifest::Manifest;
 use auxo_wal_adapters::Offset;
 use tokio::sync::oneshot;
 
-use crate::committer::NotCommitted;
+use crate::committer::{NotCommitted, Own};
 use crate::flush::{self, Flight, FlushError, Target};
 use crate::leader::Command;
 use crate::shard::Parts;
@@ -48,13 +48,7 @@ impl Parts {
         let version = self.current.get();
         let ulid = || self.ulid();
         let flight = Flight::new(&self.in_flight);
-        let target = Target {
-            store: &self.store,
-            shard: self.shard,
-            own,
-            ulid: &ulid,
-            flight: &flight,
-        };
+        let target = self.target(own, &ulid, &flight);
         let files = flush::write_cut(cut, &version, target).await?;
         let mut batches = self.flushed_batches.lock().await;
         for applied in &cut.batches {
@@ -75,6 +69,22 @@ impl Parts {
         let _ = self.commands.try_send(Command::Mark(number));
         self.truncate(cut.until).await;
         Ok(())
+    }
+
+    /// Where files go that are written under a claim.
+    pub(crate) fn target<'a>(
+        &'a self,
+        own: Own,
+        ulid: &'a (dyn Fn() -> ulid::Ulid + Send + Sync),
+        flight: &'a Flight<'a>,
+    ) -> Target<'a> {
+        Target {
+            store: &self.store,
+            shard: self.shard,
+            own,
+            ulid,
+            flight,
+        }
     }
 
     /// Takes a committed manifest over, for readers who come from now on.

@@ -145,7 +145,7 @@ fn terms_of(plan: &LogicalPlan) -> Result<Vec<u64>> {
             .map(|expr| expanded(expr, input, terms))
             .collect()
     };
-    let terms = match (plan, inputs.as_slice(), below.as_slice()) {
+    let mut terms = match (plan, inputs.as_slice(), below.as_slice()) {
         (LogicalPlan::Projection(projection), [input], [terms]) => {
             of(&projection.expr, input, terms)?
         }
@@ -165,7 +165,6 @@ fn terms_of(plan: &LogicalPlan) -> Result<Vec<u64>> {
         (_, _, below) => below.concat(),
     };
     // What a node adds to its input's columns counts once; where it drops some, the order is kept.
-    let mut terms = terms;
     terms.resize(width, 1);
     Ok(terms)
 }
