@@ -122,15 +122,20 @@ pub(super) async fn duplicates(ground: &Ground) -> Done {
     ensure(log.cur().n == 4, || format!("ended at {:?}", log.cur()))
 }
 
-/// Where a Claim first lies, whatever became of the answer: a connection that is cut to lose another's reply
-/// may take it along. One that did not land is sent again.
+/// Where a Claim first lies, whatever became of the answer: trouble made for the frames beside it may meet
+/// it in their place, since frames travel together and the Claim may overtake them. All such trouble ends
+/// here, and a Claim that has not landed by then is sent again; should the first land too, it lies behind.
 async fn found(
+    ground: &Ground,
+    late: bool,
     appending: Appending,
     region: &Arc<dyn Region>,
     claim: &Frame,
 ) -> Result<Offset, Stop> {
-    if let Ok(Placed::At(at)) = appending.await {
-        return Ok(at);
+    match appending.await {
+        Ok(Placed::At(at)) => return Ok(at),
+        Err(failed) if !late => return Err(failed.into()),
+        _ => ground.trouble(Trouble::LandLate).await?,
     }
     let first = async || {
         let frames = read_all(region, 0).await?;
@@ -176,7 +181,7 @@ pub(super) async fn reclaim(ground: &Ground) -> Done {
     let (numbers, flight): (Vec<u64>, Vec<_>) = flight.into_iter().unzip();
     let deliveries = join_all(flight).await;
     let claim = match claim_placed {
-        Some(appending) => found(appending, &claimer, &new.claim).await?,
+        Some(appending) => found(ground, late, appending, &claimer, &new.claim).await?,
         None => return Err(Stop::failed("no Claim was sent")),
     };
     // What lies below the Claim is settled as Ok, everything else as Rejected.
