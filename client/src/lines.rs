@@ -4,9 +4,10 @@
 //!    one piece, as long as the caller takes all cuts before it pushes again.
 //! 2. A batch ends where a line ends. A newline inside a quoted field belongs to its line, so the
 //!    strings of a line with quotes are walked; the other lines cost two searches.
-//! 3. A string that is never closed would swallow everything behind it, here and on the node. Once
-//!    such a line is longer than any line may be, or the stream ends in it, it ends at its first
-//!    newline instead and goes out in a batch of its own, for the node to say what is wrong with it.
+//! 3. A string that is never closed would swallow everything behind it. Once such a line is longer
+//!    than any line may be, or the stream ends in it, it ends at its first newline instead and goes
+//!    out in a batch of its own, for the node to say what is wrong with it. One behind whose closing
+//!    quote no value can end has lost a quote, too: its line ends at its first newline.
 //! 4. A line that is too long even so is cut out and reported, not sent.
 //!
 //! Never here: what a line means.
@@ -43,6 +44,25 @@ pub struct Lines {
     pub rows: u64,
     /// Line of the source where they begin, counted from 1.
     pub first_line: u64,
+}
+
+impl Lines {
+    /// The line of that number in its source, to its end behind all of its strings; without its newline.
+    pub fn line(&self, number: u64) -> Option<&[u8]> {
+        let before = usize::try_from(number.checked_sub(self.first_line)?).ok()?;
+        let start = match before.checked_sub(1) {
+            None => 0,
+            Some(newline) => memchr::memchr_iter(b'\n', &self.text).nth(newline)? + 1,
+        };
+        let text = &self.text[start..];
+        let length = match next_line(text, text.len(), true) {
+            NextLine::Whole(length) | NextLine::Open(length) => length,
+            NextLine::TooLong | NextLine::Unfinished => return None,
+        };
+        let line = &text[..length];
+        let line = line.strip_suffix(b"\n").unwrap_or(line);
+        (!line.is_empty()).then_some(line)
+    }
 }
 
 /// What comes next out of the stream.
@@ -210,7 +230,7 @@ fn next_line(text: &[u8], longest: usize, ended: bool) -> NextLine {
     }
     match end_of_quoted(&text[..text.len().min(longest + 1)]) {
         End::Newline(end) => NextLine::Whole(end + 1),
-        End::Text if ended && text.len() <= longest => NextLine::Whole(text.len()),
+        End::Text | End::Closed if ended && text.len() <= longest => NextLine::Whole(text.len()),
         _ if ended || text.len() > longest => NextLine::Open(with_newline),
         _ => NextLine::Unfinished,
     }
@@ -222,6 +242,8 @@ enum End {
     Newline(usize),
     /// There is none behind its last string.
     Text,
+    /// With the quote that closes a string.
+    Closed,
     /// Within a string.
     Open,
 }
@@ -242,7 +264,14 @@ fn end_of_quoted(text: &[u8]) -> End {
         at += 1;
         if opens {
             match string_length(&text[at..]) {
-                Some(length) => at += length + 1,
+                // What stands behind it may come with the next piece.
+                Some(length) if at + length + 1 == text.len() => return End::Closed,
+                Some(length) if ends_value(text[at + length + 1]) => at += length + 1,
+                // It has lost a quote: the node ends the line here too.
+                Some(_) => {
+                    let newline = memchr::memchr(b'\n', &text[at..]);
+                    return newline.map_or(End::Text, |newline| End::Newline(at + newline));
+                }
                 None => return End::Open,
             }
         }
@@ -253,6 +282,11 @@ fn end_of_quoted(text: &[u8]) -> End {
 /// Where the fields begin: at the first space without a backslash before it.
 fn first_space(line: &[u8]) -> Option<usize> {
     memchr::memchr_iter(b' ', line).find(|&at| at == 0 || line[at - 1] != b'\\')
+}
+
+/// Whether a value may end before that byte.
+fn ends_value(behind: u8) -> bool {
+    matches!(behind, b',' | b' ' | b'\n' | b'\r')
 }
 
 /// Bytes of a string up to the quote that closes it.
@@ -384,6 +418,11 @@ mod tests {
         );
         check("a f=\"x", at(9), &["1+1 a f=\\\"x"]);
         check(
+            "a f=\"x\nb f=\"y\"\nc f=1\n",
+            at(1),
+            &["1+1 a f=\\\"x\\n", "2+1 b f=\\\"y\\\"\\n", "3+1 c f=1\\n"],
+        );
+        check(
             "a\" f=1\na\\ =\"b f=1\n",
             at(9),
             &["1+2 a\\\" f=1\\na\\\\ =\\\"b f=1\\n"],
@@ -413,6 +452,22 @@ mod tests {
             assert!(found[3].starts_with("4 long xxx"), "{found:?}");
             assert_eq!(found.len(), 4);
         }
+    }
+
+    #[test]
+    fn a_line_is_found_by_its_number() {
+        let lines = Lines {
+            text: "a f=1\nb f=\"x\ny\" 5\n\nc f=\"z\nd f=2".into(),
+            rows: 4,
+            first_line: 7,
+        };
+        let line = |number| lines.line(number).map(String::from_utf8_lossy);
+        assert_eq!(line(7).unwrap(), "a f=1");
+        assert_eq!(line(8).unwrap(), "b f=\"x\ny\" 5");
+        assert_eq!(line(10), None);
+        assert_eq!(line(11).unwrap(), "c f=\"z");
+        assert_eq!(line(12).unwrap(), "d f=2");
+        assert_eq!((line(6), line(13)), (None, None));
     }
 
     proptest! {

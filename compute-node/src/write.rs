@@ -319,7 +319,7 @@ pub fn failure(error: WriteError) -> Failure {
         WriteError::NotLeader(_) | WriteError::StaleRoute(_) => ErrorCode::NoLeader,
         WriteError::Closed(_) => ErrorCode::Draining,
         WriteError::Busy(Busy::Memory) => ErrorCode::MemoryFull,
-        WriteError::Busy(Busy::Unflushed) => ErrorCode::UnflushedFull,
+        WriteError::Busy(Busy::Unflushed | Busy::Store) => ErrorCode::UnflushedFull,
         WriteError::Busy(Busy::Queue) => ErrorCode::Busy,
         WriteError::Refused(_) => ErrorCode::WalUnavailable,
         WriteError::TooLarge(_) => ErrorCode::BatchTooLarge,

@@ -7,7 +7,6 @@ use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::path::Path;
 
-use auxo_client::lines::Lines;
 use auxo_client::write::Written;
 
 use super::source::{Batch, LongLine};
@@ -40,7 +39,10 @@ impl Rejected {
     pub(super) fn note_batch(&mut self, batch: &Batch, written: &Written) -> io::Result<()> {
         for line in &written.rejected {
             let place = format!("{}:{}", batch.file, line.line);
-            let text = line_of(&batch.lines, line.line).unwrap_or(line.original.as_bytes());
+            let text = batch
+                .lines
+                .line(line.line)
+                .unwrap_or(line.original.as_bytes());
             self.note(&place, &line.error, text)?;
         }
         let unnamed = written
@@ -94,16 +96,10 @@ impl Rejected {
     }
 }
 
-/// The line of this number in its source, if the batch has it.
-fn line_of(lines: &Lines, number: u64) -> Option<&[u8]> {
-    let within = usize::try_from(number.checked_sub(lines.first_line)?).ok()?;
-    let line = lines.text.split(|&byte| byte == b'\n').nth(within)?;
-    (!line.is_empty()).then_some(line)
-}
-
 #[cfg(test)]
 mod tests {
     use auxo_client::RejectedLine;
+    use auxo_client::lines::Lines;
 
     use super::*;
 

@@ -306,7 +306,7 @@ pub fn cases() -> Vec<Case> {
         case!(9, "power loss keeps all At", append::power_loss),
         case!(10, "a lost reply is never Refused", append::lost_reply),
         case!(11, "Refused never shows up later", append::refused),
-        case!(12, "a full disk is busy and recovers", append::full_disk),
+        case!(12, "a full disk says so and recovers", append::full_disk),
         case!(13, "an empty region answers within wait", read::empty),
         case!(14, "a tail wakes within 50 ms", read::tail_wakes),
         case!(15, "a read spans holes", read::holes),

@@ -220,9 +220,12 @@ pub enum WalError {
         /// First offset whose content is lost.
         at: Offset,
     },
-    /// A bound is reached: queue or disk full. May be retried.
+    /// A queue is full. May be retried.
     #[error("the log is busy")]
     Busy,
+    /// The disk of the log is full. May be retried: it has room again once somebody makes some.
+    #[error("the disk of the log is full")]
+    NoRoom,
     /// The service cannot be reached. May be retried.
     #[error("the log service is unavailable")]
     Unavailable,
@@ -256,6 +259,7 @@ impl WalError {
             | Self::Io(_) => true,
             Self::OutOfRange { .. }
             | Self::Busy
+            | Self::NoRoom
             | Self::Unavailable
             | Self::TooLarge
             | Self::Misconfigured(_) => false,

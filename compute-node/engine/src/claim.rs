@@ -118,7 +118,7 @@ pub(crate) async fn replay(
         let chunk = match region.read(from, READ_BYTES, PAUSE).await {
             Ok(chunk) => chunk,
             Err(WalError::OutOfRange { start }) => return Err(ClaimError::OutOfRange { start }),
-            Err(error @ (WalError::Unavailable | WalError::Busy)) => {
+            Err(error @ (WalError::Unavailable | WalError::Busy | WalError::NoRoom)) => {
                 if Instant::now() > deadline {
                     return Err(ClaimError::Log(error));
                 }

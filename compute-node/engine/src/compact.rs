@@ -15,13 +15,14 @@ use auxo_proto::schema::TabletSpec;
 use auxo_sst::compaction::{self, Options, Plan};
 use auxo_sst::entry::FileEntry;
 use auxo_sst::garbage::{GarbageError, Sweeper};
-use auxo_sst::manifest::{Delete, Manifest};
+use auxo_sst::manifest::Manifest;
 use auxo_sst::manifest_store::ManifestStore;
 use auxo_sst::merge::{self, MergeSource};
 use auxo_sst::names;
 use tokio::time::Instant;
 
 use crate::committer::NotCommitted;
+use crate::deletes::Deletes;
 use crate::flush::{self, Flight, FlushError, Output};
 use crate::shard::Parts;
 use crate::{read, select};
@@ -103,11 +104,7 @@ impl Parts {
                 .any(|input| input.columns.contains(&column.id))
         });
         let spec = Arc::new(read::everything(&fields));
-        let hits = |input: &FileEntry| -> Vec<Delete> {
-            let hits =
-                |delete: &&Delete| delete.tablet == plan.tablet && delete.seq > input.seq_max;
-            version.deletes.iter().filter(hits).cloned().collect()
-        };
+        let deletes = Deletes::of(plan.tablet, &version.deletes);
         let sources = plan.inputs.iter().map(|input| {
             let spec = Arc::new(auxo_sst::predicate::ScanSpec {
                 range: input.range,
@@ -115,7 +112,10 @@ impl Parts {
             });
             let rows = self.files.scan(Arc::new(input.clone()), spec);
             MergeSource {
-                rows: select::without_deleted(rows, hits(input)),
+                rows: select::without_deleted(
+                    rows,
+                    deletes.after(input.seq_max, (input.t_min, input.t_max)),
+                ),
                 first_key: input.first_key.clone(),
             }
         });

@@ -7,6 +7,8 @@
 //! Never here: when to flush (shard), the order of rows (merge), the commit protocol.
 
 use std::collections::{BTreeMap, HashSet};
+use std::error::Error;
+use std::io::{self, ErrorKind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -24,6 +26,7 @@ use object_store::{ObjectStore, ObjectStoreExt};
 use parking_lot::Mutex;
 
 use crate::committer::{NotCommitted, Own};
+use crate::deletes::Deletes;
 use crate::memtable::{Piece, Sorted};
 use crate::read::{self, RowStream};
 use crate::state::Cut;
@@ -54,6 +57,22 @@ impl FlushError {
             Self::File(_) | Self::NotCommitted(NotCommitted::Refused(_)) => true,
             Self::Store { .. } | Self::NotCommitted(_) => false,
         }
+    }
+
+    /// Whether the store has no room for a file, as far as it says so.
+    pub(crate) fn no_room(&self) -> bool {
+        let Self::Store { source, .. } = self else {
+            return false;
+        };
+        let mut cause: Option<&(dyn Error + 'static)> = Some(source);
+        while let Some(error) = cause {
+            let kind = error.downcast_ref().map(io::Error::kind);
+            if let Some(ErrorKind::StorageFull | ErrorKind::QuotaExceeded) = kind {
+                return true;
+            }
+            cause = error.source();
+        }
+        false
     }
 }
 
@@ -247,13 +266,8 @@ pub(crate) async fn write_cut(
                 .extend(pieces.iter().cloned());
         }
         let segments = segment::of_windows(&tablet.table, version.files(id), windows);
+        let deletes = Deletes::of(id, &cut.deletes);
         for segment in segments {
-            let deletes: Vec<Delete> = cut
-                .deletes
-                .iter()
-                .filter(|delete| delete.tablet == id)
-                .cloned()
-                .collect();
             let sorted: Vec<Sorted> = segment
                 .pieces
                 .iter()

@@ -28,9 +28,11 @@ impl Parts {
             if let Err(error) = self.flush_one(&cut).await {
                 self.heed(&error).await;
                 *self.flush_refused.lock() = error.stays().then(|| error.to_string());
+                self.store_full.store(error.no_room(), Ordering::Relaxed);
                 return Err(error);
             }
             *self.flush_refused.lock() = None;
+            self.store_full.store(false, Ordering::Relaxed);
         }
     }
 

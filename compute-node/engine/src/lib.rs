@@ -14,6 +14,7 @@ pub mod budget;
 mod claim;
 mod committer;
 mod compact;
+mod deletes;
 pub mod files;
 mod flush;
 mod flusher;

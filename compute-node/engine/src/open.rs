@@ -15,7 +15,7 @@
 //! Never here: running shards.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::time::Duration;
 
 use auxo_proto::ids::{ShardId, Term};
@@ -314,6 +314,7 @@ impl Engine {
             in_flight: parking_lot::Mutex::default(),
             compacted: AtomicU64::new(0),
             flush_refused: parking_lot::Mutex::default(),
+            store_full: AtomicBool::new(false),
             ended,
         });
         let leader = Leader::new(id, Arc::clone(&parts), claimed.state, (term, writer), queue);

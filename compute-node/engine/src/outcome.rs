@@ -57,6 +57,9 @@ pub enum Busy {
     /// Unflushed bytes of the shard.
     #[error("shard has reached its cap of unflushed bytes")]
     Unflushed,
+    /// The same, and the disk that files go to is full.
+    #[error("shard has reached its cap of unflushed bytes, and the disk of its files is full")]
+    Store,
     /// The shard's queue of requests.
     #[error("queue of the shard is full")]
     Queue,

@@ -16,13 +16,13 @@ use auxo_proto::schema::{MergeMode, TableInfo, TabletSpec};
 use auxo_sst::SstError;
 use auxo_sst::batch::{FieldSet, SortedBatch};
 use auxo_sst::entry::FileEntry;
-use auxo_sst::manifest::Delete;
 use auxo_sst::merge::{self, MergeSource};
 use auxo_sst::predicate::{ScanSpec, TagMatcher, TimeRange};
 use bytes::Bytes;
 use futures::StreamExt;
 use futures::stream::{self, BoxStream};
 
+use crate::deletes::{Deletes, Hits};
 use crate::files::FileCache;
 use crate::memtable::{Piece, Sorted};
 use crate::select;
@@ -115,7 +115,7 @@ impl Source {
 #[derive(Clone, Debug)]
 pub struct Stack {
     sources: Vec<Source>,
-    deletes: Vec<Delete>,
+    deletes: Deletes,
     table: Arc<TableInfo>,
     time: TimeRange,
     files: FileCache,
@@ -172,13 +172,7 @@ impl TabletSnapshot {
             let (min, max) = source.times();
             time.overlaps(min, max)
         });
-        let deletes: Vec<Delete> = self
-            .version
-            .deletes
-            .iter()
-            .filter(|delete| delete.tablet == self.tablet.id)
-            .cloned()
-            .collect();
+        let deletes = Deletes::of(self.tablet.id, &self.version.deletes);
         let mut stacks: Vec<Stack> = classes(&sources)
             .into_iter()
             .map(|sources| Stack {
@@ -221,26 +215,41 @@ impl TabletSnapshot {
 
 /// Groups sources into the classes of "may clash"; each class and the list of classes keep the
 /// order of the input, which is from old to young.
+///
+/// Sources are met by their earliest times, so that each is compared with those alone that reach
+/// into its own: there may be one for every window of a table's history.
 fn classes(sources: &[Source]) -> Vec<Vec<Source>> {
-    let mut class_of: Vec<usize> = (0..sources.len()).collect();
-    for a in 0..sources.len() {
-        for b in 0..a {
-            if class_of[a] != class_of[b] && sources[a].may_clash(&sources[b]) {
-                let (from, to) = (class_of[a], class_of[b]);
-                class_of.iter_mut().for_each(|class| {
-                    if *class == from {
-                        *class = to;
-                    }
-                });
+    let mut by_time: Vec<usize> = (0..sources.len()).collect();
+    by_time.sort_by_key(|&at| sources[at].times().0);
+    // The class of a source is its oldest member; each points to an older one until there.
+    let mut older: Vec<usize> = (0..sources.len()).collect();
+    let mut reaching: Vec<usize> = Vec::new();
+    for at in by_time {
+        let start = sources[at].times().0;
+        reaching.retain(|&other| sources[other].times().1 >= start);
+        for &other in &reaching {
+            let (a, b) = (oldest(&mut older, at), oldest(&mut older, other));
+            if a != b && sources[at].may_clash(&sources[other]) {
+                older[a.max(b)] = a.min(b);
             }
         }
+        reaching.push(at);
     }
     let mut classes: Vec<Vec<Source>> = vec![Vec::new(); sources.len()];
-    for (source, class) in sources.iter().zip(class_of) {
-        classes[class].push(source.clone());
+    for (at, source) in sources.iter().enumerate() {
+        classes[oldest(&mut older, at)].push(source.clone());
     }
     classes.retain(|class| !class.is_empty());
     classes
+}
+
+/// The oldest member of a source's class; shortens the way there.
+fn oldest(older: &mut [usize], mut at: usize) -> usize {
+    while older[at] != at {
+        older[at] = older[older[at]];
+        at = older[at];
+    }
+    at
 }
 
 impl Stack {
@@ -271,7 +280,7 @@ impl Stack {
     /// Exactly how many rows a scan of everything returns, if that is known without reading.
     pub fn rows_exactly(&self) -> Option<u64> {
         match self.sources.as_slice() {
-            [Source::File(entry)] if self.deletes_of(entry.seq_max).next().is_none() => self
+            [source @ Source::File(entry)] if self.hits(source).is_empty() => self
                 .time
                 .covers(entry.t_min, entry.t_max)
                 .then_some(entry.rows),
@@ -324,13 +333,11 @@ impl Stack {
             Source::File(entry) => self.files.scan(Arc::clone(entry), Arc::clone(spec)),
             Source::Piece(piece) => piece_rows(Arc::clone(piece), Arc::clone(spec)),
         };
-        select::without_deleted(rows, self.deletes_of(source.seq_max()).cloned().collect())
+        select::without_deleted(rows, self.hits(source))
     }
 
-    fn deletes_of(&self, seq_max: Seq) -> impl Iterator<Item = &Delete> {
-        self.deletes
-            .iter()
-            .filter(move |delete| delete.seq > seq_max)
+    fn hits(&self, source: &Source) -> Hits {
+        self.deletes.after(source.seq_max(), source.times())
     }
 }
 
@@ -360,7 +367,7 @@ fn piece_rows(piece: Arc<Piece>, spec: Arc<ScanSpec>) -> RowStream {
 pub(crate) fn merged_pieces(
     pieces: &[Arc<Piece>],
     fields: &FieldSet,
-    deletes: &[Delete],
+    deletes: &Deletes,
     mode: MergeMode,
 ) -> RowStream {
     let sources = pieces.iter().map(|piece| MergeSource {
@@ -370,13 +377,9 @@ pub(crate) fn merged_pieces(
     merge::merge(sources.collect(), mode, fields)
 }
 
-fn piece_stream(piece: &Arc<Piece>, fields: &FieldSet, deletes: &[Delete]) -> RowStream {
+fn piece_stream(piece: &Arc<Piece>, fields: &FieldSet, deletes: &Deletes) -> RowStream {
     let spec = Arc::new(everything(fields));
-    let hits = deletes
-        .iter()
-        .filter(|delete| delete.seq > piece.seq_max)
-        .cloned()
-        .collect();
+    let hits = deletes.after(piece.seq_max, (piece.t_min, piece.t_max));
     select::without_deleted(piece_rows(Arc::clone(piece), spec), hits)
 }
 

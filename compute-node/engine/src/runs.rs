@@ -11,6 +11,7 @@ use auxo_sst::SstError;
 use auxo_sst::batch::FieldSet;
 use futures::TryStreamExt;
 
+use crate::deletes::Deletes;
 use crate::memtable::{self, Piece, Sorted};
 use crate::read;
 use crate::shard::Parts;
@@ -98,7 +99,8 @@ fn join(pieces: &[Arc<Piece>], table: &TableInfo) -> Result<Option<Piece>, SstEr
             .any(|run| run.fields.iter().any(|field| field.id == column.id))
     };
     let fields: FieldSet = table.schema.fields().filter(has).cloned().collect();
-    let merged = read::merged_pieces(pieces, &fields, &[], table.options.merge_mode);
+    let none = Deletes::default();
+    let merged = read::merged_pieces(pieces, &fields, &none, table.options.merge_mode);
     let batches: Vec<_> = futures::executor::block_on(merged.try_collect())?;
     let seq_min = pieces
         .iter()

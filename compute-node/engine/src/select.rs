@@ -13,10 +13,10 @@ use arrow::buffer::ScalarBuffer;
 use arrow::compute::cast;
 use auxo_sst::SstError;
 use auxo_sst::batch::{FieldSet, SeriesSlice, SortedBatch, arrow_type};
-use auxo_sst::manifest::Delete;
 use auxo_sst::predicate::{ScanSpec, TagMatcher, TimeRange};
 use futures::StreamExt;
 
+use crate::deletes::{Hit, Hits};
 use crate::read::RowStream;
 
 /// Rows of `batch` that the scan wants, with the fields it wants; `None` when there are none.
@@ -64,35 +64,27 @@ pub(crate) fn wanted(
 }
 
 /// The stream without the rows that the deletes hit.
-pub(crate) fn without_deleted(rows: RowStream, deletes: Vec<Delete>) -> RowStream {
-    if deletes.is_empty() {
+pub(crate) fn without_deleted(rows: RowStream, hits: Hits) -> RowStream {
+    if hits.is_empty() {
         return rows;
     }
-    let deletes: Result<Vec<(TagMatcher, TimeRange)>, _> = deletes
-        .iter()
-        .map(|delete| TagMatcher::new(&delete.filter).map(|tags| (tags, delete.time)))
-        .collect();
-    let deletes = match deletes {
-        Ok(deletes) => deletes,
-        Err(error) => return futures::stream::iter([Err(error)]).boxed(),
-    };
     rows.filter_map(move |batch| {
-        let left = batch.and_then(|batch| left(&batch, &deletes)).transpose();
+        let left = batch.and_then(|batch| left(&batch, &hits)).transpose();
         futures::future::ready(left)
     })
     .boxed()
 }
 
 /// What the deletes leave of a batch.
-fn left(
-    batch: &SortedBatch,
-    deletes: &[(TagMatcher, TimeRange)],
-) -> Result<Option<SortedBatch>, SstError> {
+fn left(batch: &SortedBatch, hits: &[Arc<Hit>]) -> Result<Option<SortedBatch>, SstError> {
     let mut ranges = Vec::with_capacity(batch.series.len());
     for (index, slice) in batch.series.iter().enumerate() {
         let mut alive = vec![batch.slice_rows(index)];
-        for (_, time) in deletes.iter().filter(|(tags, _)| tags.matches(&slice.key)) {
-            let dead = within(batch, index, *time);
+        for hit in hits {
+            if !hit.takes(&slice.key)? {
+                continue;
+            }
+            let dead = within(batch, index, hit.time);
             // At most one more for each delete: an empty range that stayed would double each time.
             let left = alive.into_iter().flat_map(|rows| minus(rows, &dead));
             alive = left.filter(|rows| !rows.is_empty()).collect();
@@ -202,9 +194,12 @@ fn keep_ranges(
 mod tests {
     use std::collections::BTreeSet;
 
+    use auxo_proto::ids::{Seq, TabletId};
+    use auxo_sst::manifest::Delete;
     use auxo_sst::predicate::TagFilter;
 
     use super::*;
+    use crate::deletes::Deletes;
 
     /// Far more deletes than rows: what is left is one range for each gap, however many there are.
     #[test]
@@ -219,23 +214,25 @@ mod tests {
             time: (0..10).chain(0..10).collect::<Vec<i64>>().into(),
             fields: Vec::new(),
         };
-        let everything = || TagMatcher::new(&TagFilter::Any).unwrap();
+        let hits = |ranges: &[(i64, i64)]| {
+            let delete = |&(start, end): &(i64, i64)| Delete {
+                tablet: TabletId(1),
+                filter: TagFilter::Any,
+                time: TimeRange {
+                    start,
+                    end: end.into(),
+                },
+                seq: Seq(2),
+            };
+            let deletes: Vec<_> = ranges.iter().map(delete).collect();
+            Deletes::of(TabletId(1), &deletes).after(Seq(1), (0, 9))
+        };
         let ranges = [(2, 4), (6, 7), (-5, 0), (20, 30), (3, 4), (9, 9)];
-        let deletes: Vec<_> = ranges
-            .iter()
-            .cycle()
-            .take(100)
-            .map(|&(start, end)| {
-                let end = i128::from(end);
-                (everything(), TimeRange { start, end })
-            })
-            .collect();
-        let kept = left(&batch, &deletes).unwrap().unwrap();
+        let kept = left(&batch, &hits(&ranges.repeat(17))).unwrap().unwrap();
         let dead = BTreeSet::from([2, 3, 6]);
         let alive: Vec<i64> = (0..10).filter(|time| !dead.contains(time)).collect();
         assert_eq!(kept.time.to_vec(), [alive.clone(), alive].concat());
         assert_eq!(kept.series.len(), 2);
-        let all = [(everything(), TimeRange { start: 0, end: 10 })];
-        assert!(left(&batch, &all).unwrap().is_none());
+        assert!(left(&batch, &hits(&[(0, 10)])).unwrap().is_none());
     }
 }

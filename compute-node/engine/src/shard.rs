@@ -9,7 +9,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use auxo_proto::clock::Clock;
@@ -67,6 +67,8 @@ pub(crate) struct Parts {
     pub(crate) compacted: AtomicU64,
     /// Why the last flush failed, where trying again will not mend it.
     pub(crate) flush_refused: parking_lot::Mutex<Option<String>>,
+    /// Whether the last flush failed because its store was full.
+    pub(crate) store_full: AtomicBool,
     pub(crate) ended: watch::Sender<Option<Ended>>,
 }
 
@@ -128,7 +130,9 @@ impl Shard {
         self.check_tablets(&batch)?;
         if parts.unflushed.load(Ordering::Relaxed) > parts.settings.unflushed_bytes_max {
             parts.flush_wanted.notify_one();
-            return Err(WriteError::Busy(Busy::Unflushed));
+            let full = parts.store_full.load(Ordering::Relaxed);
+            let what = if full { Busy::Store } else { Busy::Unflushed };
+            return Err(WriteError::Busy(what));
         }
         let encoded = encode(&batch)?;
         let permit = parts.budget.admit(encoded.memory_bytes());

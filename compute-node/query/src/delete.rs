@@ -178,7 +178,7 @@ fn refuse(filters: &[&Expr], table: &TableInfo, condition: Option<Position>) -> 
             Failure::new(ErrorCode::Unsupported, detail)
         }
         None => {
-            let detail = "DELETE takes one test of tags and one range of time, joined by AND";
+            let detail = "DELETE records tests of tags and one range of time, joined by AND, and cannot record this";
             let failure = Failure::new(ErrorCode::Unsupported, detail);
             match condition {
                 Some(place) => failure.at(place),

@@ -69,6 +69,13 @@ pub fn type_name(ty: &DataType) -> String {
             let fields: Vec<String> = fields.iter().map(inner).collect();
             format!("struct({})", fields.join(", "))
         }
+        DataType::Map(entries, _) => match entries.data_type() {
+            DataType::Struct(fields) => {
+                let inner = fields.iter().map(|field| type_name(field.data_type()));
+                format!("map({})", inner.collect::<Vec<_>>().join(", "))
+            }
+            _ => "map".into(),
+        },
         other => other.to_string().to_lowercase(),
     }
 }

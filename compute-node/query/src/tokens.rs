@@ -198,6 +198,13 @@ fn check(tokens: &[TokenWithSpan], text: &str) -> Result<usize, Failure> {
             let detail = format!("more than {ROW_MAX} keywords or signs stand in a row");
             return refuse(at, detail);
         }
+        if let Token::Number(digits, _) = token
+            && digits.parse().is_ok_and(f64::is_infinite)
+        {
+            let place = position(text, tokens[at].span.start);
+            let detail = format!("{digits} is too large for a number");
+            return Err(Failure::new(ErrorCode::ValueOutOfRange, detail).at(place));
+        }
         let typed = matches!(
             before.and_then(keyword),
             Some(Keyword::ARRAY | Keyword::STRUCT | Keyword::MAP)

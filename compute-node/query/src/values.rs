@@ -4,6 +4,7 @@
 //! * A number for a DECIMAL goes there digit for digit, rounded to the column's scale.
 //! * A number for an integer column or for a time is whole, and in the range of an integer column, or
 //!   of the moments that can be stored; text for a time is one of those moments.
+//! * A number for a float, also as text, is not so large that it would be infinite there.
 //! * NULL is for columns that may be NULL.
 //!
 //! What is neither number, text nor NULL as written is left to the plan. Refusals name the place of the
@@ -132,7 +133,7 @@ fn fit(value: &mut Expr, column: &Column, text: &str) -> Result<(), Failure> {
         };
     }
     let Some((least, most)) = range else {
-        return Ok(());
+        return fit_float(&value.to_string(), column, place);
     };
     match number.integer() {
         Some(integer) if (least..=most).contains(&integer) => Ok(()),
@@ -160,7 +161,22 @@ fn fit_word(value: &Value, column: &Column, place: Position) -> Result<(), Failu
                 }
             }
         }
+        (Value::SingleQuotedString(text), _) => fit_float(text, column, place),
         _ => Ok(()),
+    }
+}
+
+/// Holds a number against a column of floats: it may lose digits there, and not become infinite.
+fn fit_float(text: &str, column: &Column, place: Position) -> Result<(), Failure> {
+    let infinite = match column.ty {
+        ColumnType::Float32 => text.trim().parse().is_ok_and(f32::is_infinite),
+        ColumnType::Float64 => text.trim().parse().is_ok_and(f64::is_infinite),
+        _ => false,
+    };
+    // What is written as infinite is meant so.
+    match infinite && text.contains(|char: char| char.is_ascii_digit()) {
+        true => Err(out_of_range(column, text, place)),
+        false => Ok(()),
     }
 }
 

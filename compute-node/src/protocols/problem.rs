@@ -58,7 +58,7 @@ pub fn sqlstate(code: ErrorCode) -> &'static str {
             ErrorKind::Invalid => "42000",
             ErrorKind::Auth => "28000",
             ErrorKind::Denied => "42501",
-            ErrorKind::Missing => "3D000",
+            ErrorKind::Missing => "42704",
             ErrorKind::Conflict => "40001",
             ErrorKind::TooLarge => "54000",
             ErrorKind::Throttled => "53400",

@@ -349,19 +349,19 @@ pub(super) async fn full_disk(ground: &Ground) -> Done {
     let mut writer = ground.writer(1, 0, 1);
     let mut sent = vec![writer.send(&region, "first").await?];
     ground.trouble(Trouble::FullDisk).await?;
-    let mut busy = false;
+    let mut full = false;
     for _ in 0..1000 {
         let frame = writer.rows(ground.bytes(100_000));
         match region.append(frame.clone()).await {
             Ok(Placed::At(at)) => sent.push((at, frame)),
-            Err(AppendError::Refused(WalError::Busy)) => {
-                busy = true;
+            Err(AppendError::Refused(WalError::NoRoom)) => {
+                full = true;
                 break;
             }
             other => return Err(Stop::failed(format!("a full disk said {other:?}"))),
         }
     }
-    ensure(busy, || "a full disk was never busy".to_owned())?;
+    ensure(full, || "a full disk never said so".to_owned())?;
     ensure_same(&read_all(&region, 0).await?, &sent)?;
     ground.trouble(Trouble::RoomAgain).await?;
     sent.push(writer.send(&region, ground.bytes(100_000)).await?);

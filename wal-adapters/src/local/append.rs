@@ -103,7 +103,7 @@ impl RegionState {
 
     /// Makes sure that the tail can take `need` bytes, with a new segment if it must.
     ///
-    /// * errors: `Busy` on a full disk, `Unavailable` when the segment cannot be made for another
+    /// * errors: `NoRoom` on a full disk, `Unavailable` when the segment cannot be made for another
     ///   reason; both may be tried again.
     fn room(&self, tail: &mut Option<Tail>, need: u64) -> Result<(), WalError> {
         let allocated = self.segment_bytes.max(need);
@@ -171,7 +171,7 @@ impl RegionState {
 /// What a writer is told whose frame is certainly not in the log: it may be sent again.
 fn retryable(error: &io::Error) -> WalError {
     match error.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => WalError::Busy,
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => WalError::NoRoom,
         _ => WalError::Unavailable,
     }
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use crate::ground::watched_store::WatchedStore;
 use crate::ground::{HOUR, Row, SHARD, Services, TABLET, batch, row, sorted, table, until};
 use auxo_engine::payload::{Batch, Entry};
-use auxo_engine::{OpenError, Settings, WriteError};
+use auxo_engine::{Busy, OpenError, Settings, WriteError};
 use auxo_proto::ids::{BatchId, ColumnId, SchemaNumber, TenantId};
 use auxo_proto::random::Random;
 use auxo_proto::schema::{Column, HashRange, MergeMode, TableInfo, TableSchema, TabletSpec};
@@ -339,6 +339,32 @@ async fn files_are_compacted_while_a_newer_schema_waits_for_its_first_flush() {
     until("files are compacted", || shard.status().files < 8).await;
     assert_eq!(node.read().await.len(), 8);
     node.end().await;
+}
+
+#[tokio::test]
+async fn a_store_that_is_full_is_told_to_those_it_keeps_waiting() {
+    let services = Services::new();
+    let settings = Settings {
+        unflushed_bytes_max: 1_000,
+        ..Settings::default()
+    };
+    let node = services.node_with(1, settings);
+    let shard = node.with_table(1, MergeMode::LastRow).await;
+    let rows: Vec<Row> = (0..1_000).map(|at| row(1, at, Some(at), None)).collect();
+    let write = || shard.write(batch(&rows, None));
+    let refused = async || match write().await {
+        Err(WriteError::Busy(busy)) => busy,
+        other => panic!("{other:?}"),
+    };
+    services.store.fill(true);
+    write().await.expect("acked");
+    assert_eq!(refused().await, Busy::Unflushed);
+
+    shard.flush().await.expect_err("no room");
+    assert_eq!(refused().await, Busy::Store);
+    services.store.fill(false);
+    shard.flush().await.expect("flushed");
+    write().await.expect("acked");
 }
 
 /// A store that is away comes back by itself; a manifest that cannot be read does not.

@@ -3,12 +3,13 @@
 //!
 //! Rooms: `time_bucket`, `first_last`, `wrapped` (bounds, and predicates on buckets turned into
 //! ranges of time), `size` (how much a call would make), `checked` (arithmetic that does not wrap),
-//! `sum`, `whole` (integers of an INSERT), `plain` (tags for aggregates that know no dictionaries).
+//! `sum`, `sliding` (floats in frames that slide), `whole` (integers of an INSERT), `plain` (tags for aggregates that know no dictionaries).
 
 pub(crate) mod checked;
 mod first_last;
 mod plain;
 mod size;
+mod sliding;
 mod sum;
 mod time_bucket;
 mod whole;
@@ -61,6 +62,7 @@ fn version() -> Arc<ScalarUDF> {
 pub(crate) fn aggregate() -> Vec<Arc<AggregateUDF>> {
     let mut functions = SessionStateDefaults::default_aggregate_functions();
     functions.retain(|function| function.name() != sum::NAME);
+    let mut functions: Vec<_> = functions.into_iter().map(sliding::wrap).collect();
     functions.push(sum::udaf());
     functions.extend(first_last::udafs());
     functions

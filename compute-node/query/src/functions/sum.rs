@@ -1,4 +1,5 @@
-//! `sum` of integers that fails where its type cannot hold the result; of all else, DataFusion's.
+//! `sum` of integers that fails where its type cannot hold the result; of all else, DataFusion's, but for
+//! floats in frames that slide.
 //!
 //! Sums are kept in 128 bits, which no number of rows overflows: what is said depends on the sum
 //! alone, not on the order of rows or on how they were spread. Partial sums travel as
@@ -28,6 +29,7 @@ use datafusion::logical_expr::{
     ReversedUDAF, SetMonotonicity, Signature,
 };
 
+use super::sliding;
 use crate::semantics::type_name;
 
 /// The name under which DataFusion's own is taken away.
@@ -88,7 +90,7 @@ impl AggregateUDFImpl for Sum {
     fn create_sliding_accumulator(&self, args: AccumulatorArgs) -> Result<Box<dyn Accumulator>> {
         match args.return_field.data_type() {
             DataType::Int64 | DataType::UInt64 => self.accumulator(args),
-            _ => self.inner.create_sliding_accumulator(args),
+            _ => sliding::accumulator(&self.inner, args),
         }
     }
 

@@ -6,6 +6,10 @@
 //! ```
 //! A delimiter counts unless a backslash stands before it. Blank lines and lines that begin with
 //! `#` say nothing; a carriage return before the line feed does not belong to the line.
+//!
+//! A string may hold line feeds. One that is never closed, or behind whose closing quote no value can
+//! end, has lost a quote: its line ends at its first line feed, so that the good lines behind it are
+//! not taken for text.
 
 use std::borrow::Cow;
 
@@ -62,8 +66,8 @@ fn len(rest: &[u8]) -> usize {
         at += 1;
         if opens_string(&rest[key..at]) {
             match string_len(&rest[at..]) {
-                Some(len) => at += len + 1,
-                None => return rest.len(),
+                Some(len) if ends_value(rest.get(at + len + 1)) => at += len + 1,
+                _ => return at + memchr(b'\n', &rest[at..]).unwrap_or(rest.len() - at),
             }
         }
     }
@@ -73,6 +77,11 @@ fn len(rest: &[u8]) -> usize {
 /// Whether the quote at the end of `fields` follows an unescaped `=`.
 fn opens_string(fields: &[u8]) -> bool {
     matches!(fields, [.., before, b'=', b'"'] if *before != b'\\')
+}
+
+/// Whether a value may end before that byte, or at the end of the body.
+fn ends_value(behind: Option<&u8>) -> bool {
+    matches!(behind, None | Some(b',' | b' ' | b'\n' | b'\r'))
 }
 
 /// Bytes up to the closing quote.
@@ -356,8 +365,18 @@ mod tests {
         check("a b\"=1\nc", &[(1, "a b\"=1"), (2, "c")]);
         check("a b\\=\"=1\nc", &[(1, "a b\\=\"=1"), (2, "c")]);
         check("a\\ b,t=\"x\nc", &[(1, "a\\ b,t=\"x"), (2, "c")]);
-        // What is never closed has no end.
-        check("a b=\"x\nc d=1\n", &[(1, "a b=\"x\nc d=1\n")]);
+        // A string that has lost a quote ends with its first line.
+        check("a b=\"x\nc d=1\n", &[(1, "a b=\"x"), (2, "c d=1")]);
+        check("a b=\"x\r\nc d=1", &[(1, "a b=\"x"), (2, "c d=1")]);
+        check("a b=\"x", &[(1, "a b=\"x")]);
+        check(
+            "a b=\"x\nc d=\"y\"\ne",
+            &[(1, "a b=\"x"), (2, "c d=\"y\""), (3, "e")],
+        );
+        check(
+            "a b=\"x\ny\",c=\"z\nd e=1",
+            &[(1, "a b=\"x\ny\",c=\"z"), (3, "d e=1")],
+        );
         check("a b=1\\\nc", &[(1, "a b=1\\"), (2, "c")]);
     }
 }

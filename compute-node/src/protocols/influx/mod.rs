@@ -208,7 +208,15 @@ impl Parser {
                 if !line.text.is_empty()
                     && let Err(fault) = self.slow_line(&mut run, line.text, number)
                 {
-                    run.errors.push(number, line.text, &fault);
+                    match number + line.line_feeds - 1 {
+                        last if last == number => run.errors.push(number, line.text, &fault),
+                        // Good lines may be among them, if a string has lost a quote.
+                        last => {
+                            let fault =
+                                format!("{fault}; by its strings the line goes on to line {last}");
+                            run.errors.push(number, line.text, &fault);
+                        }
+                    }
                 }
                 at = line.next;
                 number += line.line_feeds;

@@ -404,11 +404,23 @@ fn what_is_not_utf8_is_a_bad_line() {
 }
 
 #[test]
-fn a_string_that_is_never_closed_takes_the_rest() {
+fn a_string_that_has_lost_a_quote_ends_with_its_line() {
     check(
         "cpu usage=1i 1\ncpu note=\"abc\ncpu usage=2i 2\n",
         "cpu | usage=1i 1
+         cpu | usage=2i 2
          line 2: string of field note is not closed",
+    );
+    check(
+        "cpu note=\"abc\ncpu note=\"ok\",usage=1i 1\ncpu usage=2i 2\n",
+        "cpu | note=\"ok\" usage=1i 1
+         cpu | usage=2i 2
+         line 1: string of field note is not closed",
+    );
+    check(
+        "cpu note=\"a\nb\nc\",usage=x 1\ncpu usage=2i 2\n",
+        "cpu | usage=2i 2
+         line 1: value \"x\" of field usage is no number, boolean or string; by its strings the line goes on to line 3",
     );
     check(
         "cpu note=\"a\nb\" 1\ncpu x\ncpu usage=1i 2",

@@ -132,6 +132,8 @@ struct Load {
     going: AtomicBool,
     acked: AtomicU64,
     refused: AtomicU64,
+    /// Those that were told that a disk is full.
+    full: AtomicU64,
 }
 
 /// Rows of one batch.
@@ -143,6 +145,7 @@ impl Load {
             going: AtomicBool::new(true),
             acked: AtomicU64::new(0),
             refused: AtomicU64::new(0),
+            full: AtomicU64::new(0),
         });
         let mut tasks = JoinSet::new();
         for writer in 0..writers {
@@ -171,6 +174,8 @@ impl Load {
                     Ok(answer) if answer.status == 503 => {
                         ensure!(answer.retry_after_s.is_some(), "503 without Retry-After");
                         self.refused.fetch_add(1, Ordering::SeqCst);
+                        let full = answer.body.contains("the disk of");
+                        self.full.fetch_add(u64::from(full), Ordering::SeqCst);
                     }
                     Ok(answer) => bail!("write: {} {}", answer.status, answer.body),
                     // The node has ended.
@@ -282,7 +287,7 @@ async fn full_disk(auxo: &Path) -> Result<Seen> {
     passes("rows acked", &load.acked, 500).await?;
     let ballast = mounted.0.join("ballast");
     fill(&ballast)?;
-    let refusal = passes("a write refused with 503", &load.refused, 0).await;
+    let refusal = passes("a write told that the disk is full", &load.full, 0).await;
     refusal.with_context(|| node.log_tail())?;
     let health = node.http.request(reqwest::Method::GET, "/v1/health");
     ensure!(

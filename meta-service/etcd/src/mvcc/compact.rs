@@ -43,10 +43,15 @@ pub(crate) fn begin(
     if revision > head {
         return Err(Refusal::FutureRevision.into());
     }
-    let unfinished = pending(tables)?;
+    let (main, sub) = match pending(tables)? {
+        // Deletions at the boundary were visited and stayed; now it moves on.
+        Some(unfinished) if unfinished.main == unfinished.upto => (unfinished.main, 0),
+        Some(unfinished) => (unfinished.main, unfinished.sub),
+        None => (compacted.max(0), 0),
+    };
     let removal = Removal {
-        main: unfinished.map_or(compacted.max(0), |found| found.main),
-        sub: unfinished.map_or(0, |found| found.sub),
+        main,
+        sub,
         upto: revision,
     };
     tables.set_meta(MetaKey::Compacted, &revision.to_le_bytes())?;

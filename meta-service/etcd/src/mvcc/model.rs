@@ -641,13 +641,49 @@ proptest! {
 
     #[test]
     fn the_tables_answer_as_the_model_does(steps in vec(a_step(), 1..60)) {
-        let dir = tempfile::tempdir().unwrap();
-        let identity = Identity { cluster: 1, member: 1 };
-        let (store, _) = Store::open(&dir.path().join("state.redb"), identity).unwrap();
-        let mut twin = Twin { store, model: Model::new(), removal: None };
-        for step in steps {
-            twin.step(step);
-        }
-        twin.finish();
+        check(steps);
     }
+}
+
+fn check(steps: Vec<Step>) {
+    let dir = tempfile::tempdir().unwrap();
+    let identity = Identity {
+        cluster: 1,
+        member: 1,
+    };
+    let (store, _) = Store::open(&dir.path().join("state.redb"), identity).unwrap();
+    let mut twin = Twin {
+        store,
+        model: Model::new(),
+        removal: None,
+    };
+    for step in steps {
+        twin.step(step);
+    }
+    twin.finish();
+}
+
+/// The deletion of `a` lies at the first boundary and is visited before the second is set.
+#[test]
+fn a_deletion_at_a_boundary_is_forgotten_behind_the_next_one() {
+    let put = |key: &[u8]| {
+        Step::Put(PbPutRequest {
+            key: key.to_vec(),
+            ..PbPutRequest::default()
+        })
+    };
+    check(vec![
+        put(b"b"),
+        put(b"a"),
+        Step::Delete(PbDeleteRequest {
+            key: b"a".to_vec(),
+            range_end: vec![0],
+            ..PbDeleteRequest::default()
+        }),
+        put(b"b"),
+        put(b"b"),
+        Step::Compact(4),
+        Step::Remove(3),
+        Step::Compact(5),
+    ]);
 }

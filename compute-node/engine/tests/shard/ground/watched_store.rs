@@ -1,7 +1,9 @@
-//! A store that notes what is written, in order, and can hold back manifests.
+//! A store that notes what is written, in order, can hold back manifests and be full.
 
 use std::fmt;
+use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use async_trait::async_trait;
 use auxo_proto::ids::Term;
@@ -38,6 +40,7 @@ pub(crate) struct WatchedStore {
     events: Events,
     gate: Arc<watch::Sender<bool>>,
     waiting: Arc<watch::Sender<usize>>,
+    full: Arc<AtomicBool>,
 }
 
 impl WatchedStore {
@@ -47,12 +50,18 @@ impl WatchedStore {
             events: Events::default(),
             gate: Arc::new(watch::Sender::new(false)),
             waiting: Arc::new(watch::Sender::new(0)),
+            full: Arc::default(),
         }
     }
 
     /// What was done so far, oldest first.
     pub(crate) fn events(&self) -> Events {
         Arc::clone(&self.events)
+    }
+
+    /// While full, nothing can be put.
+    pub(crate) fn fill(&self, full: bool) {
+        self.full.store(full, Ordering::SeqCst);
     }
 
     /// While held, manifests are put and nothing happens.
@@ -94,6 +103,13 @@ impl ObjectStore for WatchedStore {
         } else {
             names::sst_origin(location.as_ref()).map(|origin| Event::Object(origin.term))
         };
+        if self.full.load(Ordering::SeqCst) {
+            let full = io::Error::from(io::ErrorKind::StorageFull);
+            return Err(object_store::Error::Generic {
+                store: "watched",
+                source: full.into(),
+            });
+        }
         let put = self.inner.put_opts(location, payload, options).await?;
         self.events.lock().extend(event);
         Ok(put)

@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use arrow::array::{
     ArrayRef, BinaryArray, BooleanArray, Date32Array, Decimal128Array, DictionaryArray,
-    DurationNanosecondArray, Float64Array, Int64Array, IntervalMonthDayNanoArray, ListArray,
-    StringViewArray, StructArray, TimestampMillisecondArray, TimestampNanosecondArray, UInt64Array,
+    DurationNanosecondArray, Float64Array, Int32Builder, Int64Array, IntervalMonthDayNanoArray,
+    ListArray, MapBuilder, StringBuilder, StringViewArray, StructArray, TimestampMillisecondArray,
+    TimestampNanosecondArray, UInt64Array,
 };
 use arrow::datatypes::{Field, Int32Type, IntervalMonthDayNano, Schema};
 use arrow::ipc::reader::StreamReader;
@@ -162,6 +163,14 @@ fn every_type_has_its_words() {
         names,
     )]);
     assert_eq!(plain(object), r#"{"n\"":"x"}"#);
+    let mut maps = MapBuilder::new(None, Int32Builder::new(), StringBuilder::new());
+    maps.keys().append_slice(&[1, -2]);
+    maps.values().append_value("a\"");
+    maps.values().append_null();
+    maps.append(true).unwrap();
+    maps.append(false).unwrap();
+    maps.append(true).unwrap();
+    assert_eq!(plain(maps.finish()), r#"{"1":"a\"","-2":null} null {}"#);
 }
 
 #[test]

@@ -301,6 +301,7 @@ fn open(array: &dyn Array, options: ValueOptions) -> Result<(Kind, WriteCell<'_>
             })?
         }
         DataType::Struct(_) => object(array, options)?,
+        DataType::Map(_, _) => map(array, options)?,
         _ => {
             let format = FormatOptions::default();
             let formatter = ArrayFormatter::try_new(array, &format)?;
@@ -591,6 +592,29 @@ fn list<'a>(
             cells.write_json(item, out);
         }
         out.push(b']');
+    };
+    Ok((Kind::Json, Box::new(write)))
+}
+
+/// An object; its names are the texts of the keys.
+fn map(array: &dyn Array, options: ValueOptions) -> Result<(Kind, WriteCell<'_>), ArrowError> {
+    let map = array.as_map();
+    let keys = Cells::new(map.keys().as_ref(), options)?;
+    let values = Cells::new(map.values().as_ref(), options)?;
+    let write = move |row, out: &mut Vec<u8>| {
+        let (start, mut name) = (out.len(), Vec::new());
+        out.push(b'{');
+        for entry in map.value_offsets()[row]..map.value_offsets()[row + 1] {
+            if out.len() > start + 1 {
+                out.push(b',');
+            }
+            name.clear();
+            keys.write(entry as usize, &mut name);
+            write_json_text(&name, out);
+            out.push(b':');
+            values.write_json(entry as usize, out);
+        }
+        out.push(b'}');
     };
     Ok((Kind::Json, Box::new(write)))
 }
