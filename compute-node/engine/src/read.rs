@@ -393,3 +393,88 @@ pub(crate) fn everything(fields: &FieldSet) -> ScanSpec {
         bounds: Vec::new(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use auxo_proto::ids::{SchemaNumber, TableId, TabletId};
+    use auxo_proto::random::Random;
+    use auxo_proto::schema::HashRange;
+
+    use super::*;
+
+    fn file(number: usize, times: (i64, i64), keys: (u8, u8), range: HashRange) -> Source {
+        Source::File(Arc::new(FileEntry {
+            key: number.to_string(),
+            offset: 0,
+            length: 1,
+            tail_length: 1,
+            tail_crc32c: 0,
+            table: TableId(1),
+            tablet: TabletId(1),
+            segment_start: 0,
+            segment_ns: 1,
+            rows: 1,
+            series: 1,
+            t_min: times.0,
+            t_max: times.1,
+            seq_min: Seq(number as u64),
+            seq_max: Seq(number as u64),
+            first_key: vec![keys.0].into(),
+            last_key: vec![keys.1].into(),
+            range,
+            schema: SchemaNumber(1),
+            columns: Vec::new(),
+            is_final: false,
+        }))
+    }
+
+    /// Names of the files of each class, by the relation taken pair by pair.
+    fn pair_by_pair(sources: &[Source]) -> Vec<Vec<u64>> {
+        let mut class: Vec<usize> = (0..sources.len()).collect();
+        for _ in sources {
+            for (a, left) in sources.iter().enumerate() {
+                for (b, right) in sources.iter().enumerate() {
+                    if left.may_clash(right) {
+                        class[a] = class[a].min(class[b]);
+                    }
+                }
+            }
+        }
+        let of = |wanted| {
+            let members = sources.iter().zip(&class);
+            let members = members.filter(|(_, class)| **class == wanted);
+            members.map(|(source, _)| source.seq_max().0).collect()
+        };
+        let classes = (0..sources.len()).map(of);
+        classes
+            .filter(|class: &Vec<u64>| !class.is_empty())
+            .collect()
+    }
+
+    #[test]
+    fn classes_are_those_of_all_pairs() {
+        let random = Random::seeded(1);
+        let below = |bound: u64| random.below(bound) as i64;
+        for _ in 0..300 {
+            let spread = 1 + random.below(60);
+            let sources: Vec<Source> = (0..random.below(20) as usize)
+                .map(|number| {
+                    let (start, first) = (below(spread), below(8));
+                    let times = (start, start + below(6));
+                    let keys = (first as u8, (first + below(4)) as u8);
+                    let range = match below(3) {
+                        0 => HashRange { lo: 0, hi: 9 },
+                        1 => HashRange { lo: 10, hi: 19 },
+                        _ => HashRange::FULL,
+                    };
+                    file(number, times, keys, range)
+                })
+                .collect();
+            let found: Vec<Vec<u64>> = classes(&sources)
+                .iter()
+                .map(|class| class.iter().map(|source| source.seq_max().0).collect())
+                .collect();
+            assert_eq!(found, pair_by_pair(&sources));
+        }
+    }
+}
