@@ -33,7 +33,7 @@ pub(crate) async fn run(mut config: Config, shutdown: CancellationToken) -> Resu
                 cluster_token: config.cluster.clone(),
                 ..auxo_etcd::Config::default()
             };
-            Some(auxo_etcd::Server::start(etcd, None, random.next_u64()).await?)
+            Some(auxo_etcd::Supervised::start(etcd, random.next_u64()).await?)
         }
     };
     let client = match &embedded {

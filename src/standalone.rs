@@ -42,7 +42,7 @@ pub(crate) async fn run(
         cluster_token: config.cluster.clone(),
         ..auxo_etcd::Config::default()
     };
-    let etcd = auxo_etcd::Server::start(etcd, None, random.next_u64()).await?;
+    let etcd = auxo_etcd::Supervised::start(etcd, random.next_u64()).await?;
     let sources = (clock, random);
     let started = start(&config, &environment, &data_dir, &etcd, sources, listeners);
     let started = started.await;
@@ -66,7 +66,7 @@ async fn start(
     config: &Config,
     environment: &Environment,
     data_dir: &DataDir,
-    etcd: &auxo_etcd::Server,
+    etcd: &auxo_etcd::Supervised,
     (clock, random): (Clock, Random),
     listeners: Vec<TcpListener>,
 ) -> Result<(Compute, MetaServer)> {

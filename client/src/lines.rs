@@ -250,10 +250,12 @@ enum End {
 
 fn end_of_quoted(text: &[u8]) -> End {
     let newline = memchr::memchr(b'\n', text);
-    let Some(fields) = first_space(&text[..newline.unwrap_or(text.len())]) else {
+    let blanks = text.iter().take_while(|byte| matches!(byte, b' ' | b'\t'));
+    let start = blanks.count();
+    let Some(key) = first_space(&text[start..newline.unwrap_or(text.len())]) else {
         return newline.map_or(End::Text, End::Newline);
     };
-    let mut at = fields;
+    let mut at = start + key;
     while let Some(found) = memchr::memchr2(b'\n', b'"', &text[at..]) {
         at += found;
         if text[at] == b'\n' {
@@ -407,6 +409,15 @@ mod tests {
             &["1+1 a,t=\\\"\\\\ \\\" f=1\\n", "2+1 b f=1\\n"],
         );
         check("# don\"t\nb f=1\n", at(1), &["1+1 # don\\\"t\\nb f=1\\n"]);
+    }
+
+    #[test]
+    fn blanks_before_a_line_are_no_part_of_its_key() {
+        check(
+            " a,t=\"x f=\"1\nb f=2\n\" 3\nc f=4\n",
+            at(1),
+            &["1+1  a,t=\\\"x f=\\\"1\\nb f=2\\n\\\" 3\\n", "4+1 c f=4\\n"],
+        );
     }
 
     #[test]

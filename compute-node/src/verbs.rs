@@ -140,8 +140,11 @@ fn state(shard: &Shard) -> ShardState {
         flushed: status.flushed,
         applied: status.applied,
         unflushed_bytes: status.unflushed_bytes,
+        rows_written: status.written.rows,
+        bytes_written: status.written.bytes,
+        rows_read: status.read.rows,
+        bytes_read: status.read.bytes,
         why: status.ended.unwrap_or_default(),
-        ..ShardState::default()
     }
 }
 

@@ -139,6 +139,12 @@ impl View {
         self.nodes.get(&node)
     }
 
+    /// Nodes that are thought to be dead.
+    pub fn dead(&self) -> impl Iterator<Item = NodeId> {
+        let dead = self.nodes.iter().filter(|(_, seen)| seen.dead);
+        dead.map(|(node, _)| *node)
+    }
+
     /// Nodes that said Hello under this reign and are not thought to be dead.
     pub fn online(&self) -> impl Iterator<Item = (NodeId, &Seen)> {
         self.nodes

@@ -229,18 +229,32 @@ pub(crate) async fn run(lead: Arc<Lead>, wishes: Wishes) {
 }
 
 async fn judge(lead: &Lead) {
-    let (dead, back) = lead.sessions.view(|view, now| {
-        let dead = view.expire(now);
-        (dead, lead.reign.mirror.read(|model| back(model, view)))
+    let (silent, gone, back) = lead.sessions.view(|view, now| {
+        let silent = view.expire(now);
+        let read = |model: &Model| (gone(model, view), back(model, view));
+        let (gone, back) = lead.reign.mirror.read(read);
+        (silent, gone, back)
     });
-    for node in dead {
+    for node in silent {
         tracing::warn!(%node, "node does not beat any more");
+    }
+    for node in gone {
         write_verdict(lead, node, Verdict::Offline).await;
     }
     for node in back {
         tracing::info!(%node, "node beats again");
         write_verdict(lead, node, Verdict::Online).await;
     }
+}
+
+/// Nodes that are thought to be dead and are not judged so yet: a verdict that could not be written is
+/// due again.
+fn gone(model: &Model, view: &View) -> Vec<NodeId> {
+    let online = |node: &NodeId| {
+        let known = model.liveness.get(node);
+        known.is_some_and(|known| known.verdict != Verdict::Offline)
+    };
+    view.dead().filter(online).collect()
 }
 
 /// Nodes that are judged offline and are heard again on a stream that never broke, so that no Hello of

@@ -168,16 +168,24 @@ impl Position {
 
     /// Position of a line and column, both counted from 1; columns count characters.
     pub fn of_line_column(text: &str, line: usize, column: usize) -> Self {
-        let line_start = text
-            .split_inclusive('\n')
-            .take(line.saturating_sub(1))
-            .map(str::len)
-            .sum::<usize>();
-        let within: usize = text[line_start..]
-            .chars()
-            .take(column.saturating_sub(1))
-            .map(char::len_utf8)
-            .sum();
+        let line_start = match line.checked_sub(2) {
+            None => 0,
+            Some(newline) => match text.match_indices('\n').nth(newline) {
+                Some((at, _)) => at + 1,
+                None => return Self::of_offset(text, text.len()),
+            },
+        };
+        let (rest, before) = (&text[line_start..], column.saturating_sub(1));
+        // A statement may ask for the places of all of its words.
+        let plain = |before: &&str| before.is_ascii() && !before.contains('\n');
+        if rest.get(..before).filter(plain).is_some() {
+            return Self {
+                offset: line_start + before,
+                line: line.max(1),
+                column: before + 1,
+            };
+        }
+        let within: usize = rest.chars().take(before).map(char::len_utf8).sum();
         Self::of_offset(text, line_start + within)
     }
 }

@@ -30,6 +30,7 @@ mod segment;
 mod select;
 mod shard;
 mod state;
+mod traffic;
 pub mod version;
 
 use std::collections::HashMap;
@@ -54,6 +55,7 @@ pub use local_state::LocalTerms;
 pub use open::{OpenError, OpenLeader};
 pub use outcome::{Busy, WriteError, Written};
 pub use shard::{Shard, ShardStatus, encode};
+pub use traffic::Amount;
 
 /// Whether this build has no fence and loses acknowledged rows: feature `unfenced`, on nowhere by
 /// default. With it the program `zombie` shows that it would notice.

@@ -31,6 +31,7 @@ use crate::committer::{self, Committer, NotCommitted, Own};
 use crate::leader::{Ended, Leader};
 use crate::shard::{Parts, Shard};
 use crate::state::State;
+use crate::traffic::Traffic;
 use crate::version::Current;
 use crate::{Engine, batches::Batches};
 
@@ -313,6 +314,7 @@ impl Engine {
             flushing: tokio::sync::Mutex::default(),
             in_flight: parking_lot::Mutex::default(),
             compacted: AtomicU64::new(0),
+            traffic: Traffic::default(),
             flush_refused: parking_lot::Mutex::default(),
             store_full: AtomicBool::new(false),
             ended,

@@ -19,13 +19,14 @@ use auxo_sst::entry::FileEntry;
 use auxo_sst::merge::{self, MergeSource};
 use auxo_sst::predicate::{ScanSpec, TagMatcher, TimeRange};
 use bytes::Bytes;
-use futures::StreamExt;
 use futures::stream::{self, BoxStream};
+use futures::{StreamExt, TryStreamExt};
 
 use crate::deletes::{Deletes, Hits};
 use crate::files::FileCache;
 use crate::memtable::{Piece, Sorted};
 use crate::select;
+use crate::traffic::Traffic;
 use crate::version::Version;
 
 /// Why a read failed.
@@ -54,6 +55,7 @@ pub struct TabletSnapshot {
     version: Arc<Version>,
     tablet: Arc<TabletSpec>,
     files: FileCache,
+    traffic: Traffic,
     now_ns: i64,
 }
 
@@ -119,6 +121,7 @@ pub struct Stack {
     table: Arc<TableInfo>,
     time: TimeRange,
     files: FileCache,
+    traffic: Traffic,
 }
 
 impl TabletSnapshot {
@@ -126,12 +129,14 @@ impl TabletSnapshot {
         version: Arc<Version>,
         tablet: Arc<TabletSpec>,
         files: FileCache,
+        traffic: Traffic,
         now_ns: i64,
     ) -> Self {
         Self {
             version,
             tablet,
             files,
+            traffic,
             now_ns,
         }
     }
@@ -181,6 +186,7 @@ impl TabletSnapshot {
                 table: Arc::clone(&self.tablet.table),
                 time,
                 files: self.files.clone(),
+                traffic: self.traffic.clone(),
             })
             .collect();
         stacks.sort_by_key(Stack::t_min);
@@ -321,11 +327,11 @@ impl Stack {
             rows: self.open_source(source, &spec),
             first_key: source.first_key(),
         });
-        merge::merge(
-            sources.collect(),
-            self.table.options.merge_mode,
-            &spec.fields,
-        )
+        let mode = self.table.options.merge_mode;
+        let traffic = self.traffic.clone();
+        merge::merge(sources.collect(), mode, &spec.fields)
+            .inspect_ok(move |batch| traffic.gave(batch))
+            .boxed()
     }
 
     fn open_source(&self, source: &Source, spec: &Arc<ScanSpec>) -> RowStream {

@@ -33,6 +33,7 @@ use crate::outcome::{Busy, WriteError, Written};
 use crate::payload::{self, Batch, EncodeError, EncodedBatch, Entry};
 use crate::read::{ReadError, TabletSnapshot};
 use crate::state::Cut;
+use crate::traffic::{self, Amount, Traffic};
 use crate::version::Current;
 
 /// Longest wait of a strong read for the log.
@@ -65,6 +66,7 @@ pub(crate) struct Parts {
     pub(crate) in_flight: parking_lot::Mutex<std::collections::HashSet<String>>,
     /// Files that compaction replaced or that outlived their TTL, since the shard was opened.
     pub(crate) compacted: AtomicU64,
+    pub(crate) traffic: Traffic,
     /// Why the last flush failed, where trying again will not mend it.
     pub(crate) flush_refused: parking_lot::Mutex<Option<String>>,
     /// Whether the last flush failed because its store was full.
@@ -103,6 +105,10 @@ pub struct ShardStatus {
     pub file_rows: u64,
     /// Files that compaction replaced or that outlived their TTL, since the shard was opened.
     pub compacted: u64,
+    /// What was acked since the shard was opened.
+    pub written: Amount,
+    /// What scans gave since then, before what statements made of it.
+    pub read: Amount,
     /// Tablets.
     pub tablets: u64,
     /// Why what is in memory cannot be flushed until a person looks; writes are refused once the log's
@@ -137,7 +143,12 @@ impl Shard {
         let encoded = encode(&batch)?;
         let permit = parts.budget.admit(encoded.memory_bytes());
         let permit = permit.ok_or(WriteError::Busy(Busy::Memory))?;
-        self.submit(batch, encoded, Some(permit)).await
+        let amount = traffic::amount(&batch, &encoded);
+        let written = self.submit(batch, encoded, Some(permit)).await?;
+        if !written.replayed {
+            parts.traffic.wrote(amount);
+        }
+        Ok(written)
     }
 
     /// Makes or renews tablets; durable when it returns. Repeating it changes nothing.
@@ -289,6 +300,7 @@ impl Shard {
             version,
             spec,
             self.parts.files.clone(),
+            self.parts.traffic.clone(),
             now_ns,
         ))
     }
@@ -309,6 +321,8 @@ impl Shard {
             file_bytes: files().map(|file| file.length).sum(),
             file_rows: files().map(|file| file.rows).sum(),
             compacted: self.parts.compacted.load(Ordering::Relaxed),
+            written: self.parts.traffic.written(),
+            read: self.parts.traffic.read(),
             tablets: version.tablets.len() as u64,
             flush_refused: self.parts.flush_refused.lock().clone(),
             ended: self

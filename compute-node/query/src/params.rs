@@ -3,7 +3,7 @@
 //! A value is bound in the plan as a literal of its type. It is never part of the text, so nothing
 //! in it can change what the statement says.
 
-use auxo_proto::error::{ErrorCode, Failure, Position};
+use auxo_proto::error::{ErrorCode, Failure};
 use auxo_proto::schema::ColumnType;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -157,13 +157,13 @@ impl Params {
             let Token::Placeholder(written) = token else {
                 continue;
             };
-            let place: Position = position(text, span.start);
+            let place = || position(text, span.start);
             let Some(name) = written.strip_prefix('$').filter(|name| !name.is_empty()) else {
                 let failure = bad(format!("parameters are written $1 or $name, not {written}"));
-                return Err(failure.at(place));
+                return Err(failure.at(place()));
             };
             let Some(at) = self.find(name) else {
-                return Err(bad(format!("parameter {written} has no value")).at(place));
+                return Err(bad(format!("parameter {written} has no value")).at(place()));
             };
             used[at] = true;
             any = true;

@@ -100,17 +100,21 @@ fn place_of(expr: &Expr) -> datafusion::sql::sqlparser::tokenizer::Location {
 fn fit(value: &mut Expr, column: &Column, text: &str) -> Result<(), Failure> {
     let Some((number, written)) = number(value) else {
         return match value {
-            Expr::Value(value) => fit_word(&value.value, column, position(text, value.span.start)),
+            Expr::Value(value) => {
+                let place = || position(text, value.span.start);
+                fit_word(&value.value, column, place)
+            }
             _ => Ok(()),
         };
     };
-    let place = position(text, written.span.start);
+    // Found only where something is refused: it is counted from the start of the text.
+    let place = || position(text, written.span.start);
     if let ColumnType::Decimal { precision, scale } = column.ty {
         let scale = usize::try_from(scale).unwrap_or(0);
         let limit = 10_i128.checked_pow(precision.into()).unwrap_or(i128::MAX);
         let scaled = number.scaled(scale);
         let Some(scaled) = scaled.filter(|scaled| (-limit < *scaled) && (*scaled < limit)) else {
-            return Err(out_of_range(column, &value.to_string(), place));
+            return Err(out_of_range(column, &value.to_string(), place()));
         };
         let exact = Value::SingleQuotedString(with_point(scaled, scale));
         *value = Expr::Value(ValueWithSpan {
@@ -122,14 +126,14 @@ fn fit(value: &mut Expr, column: &Column, text: &str) -> Result<(), Failure> {
     let time = matches!(column.ty, ColumnType::Timestamp(_));
     let range = range(column.ty);
     if (time || range.is_some()) && !number.is_whole() {
-        return Err(not_whole(column, &value.to_string()).at(place));
+        return Err(not_whole(column, &value.to_string()).at(place()));
     }
     if let ColumnType::Timestamp(unit) = column.ty {
         let ns = number.integer();
         let ns = ns.and_then(|count| count.checked_mul(unit.ns().into()));
         return match ns.map(i64::try_from) {
             Some(Ok(_)) => Ok(()),
-            _ => Err(no_moment(column, place)),
+            _ => Err(no_moment(column, place())),
         };
     }
     let Some((least, most)) = range else {
@@ -137,27 +141,31 @@ fn fit(value: &mut Expr, column: &Column, text: &str) -> Result<(), Failure> {
     };
     match number.integer() {
         Some(integer) if (least..=most).contains(&integer) => Ok(()),
-        _ => Err(out_of_range(column, &value.to_string(), place)),
+        _ => Err(out_of_range(column, &value.to_string(), place())),
     }
 }
 
 /// Holds a value that is no number against its column.
-fn fit_word(value: &Value, column: &Column, place: Position) -> Result<(), Failure> {
+fn fit_word(
+    value: &Value,
+    column: &Column,
+    place: impl FnOnce() -> Position,
+) -> Result<(), Failure> {
     match (value, column.ty) {
         (Value::Null, _) if !column.nullable => {
             let detail = format!("column {} may not be NULL", column.name);
-            Err(Failure::new(ErrorCode::TypeMismatch, detail).at(place))
+            Err(Failure::new(ErrorCode::TypeMismatch, detail).at(place()))
         }
         (Value::SingleQuotedString(moment), ColumnType::Timestamp(_)) => {
             match string_to_datetime(&Utc, moment) {
                 Ok(moment) if moment.timestamp_nanos_opt().is_some() => Ok(()),
-                Ok(_) => Err(no_moment(column, place)),
+                Ok(_) => Err(no_moment(column, place())),
                 Err(_) => {
                     let detail = format!(
                         "column {} is {}, its value is no time such as '2026-01-31T12:30:00.5Z'",
                         column.name, column.ty
                     );
-                    Err(Failure::new(ErrorCode::TypeMismatch, detail).at(place))
+                    Err(Failure::new(ErrorCode::TypeMismatch, detail).at(place()))
                 }
             }
         }
@@ -167,7 +175,7 @@ fn fit_word(value: &Value, column: &Column, place: Position) -> Result<(), Failu
 }
 
 /// Holds a number against a column of floats: it may lose digits there, and not become infinite.
-fn fit_float(text: &str, column: &Column, place: Position) -> Result<(), Failure> {
+fn fit_float(text: &str, column: &Column, place: impl FnOnce() -> Position) -> Result<(), Failure> {
     let infinite = match column.ty {
         ColumnType::Float32 => text.trim().parse().is_ok_and(f32::is_infinite),
         ColumnType::Float64 => text.trim().parse().is_ok_and(f64::is_infinite),
@@ -175,7 +183,7 @@ fn fit_float(text: &str, column: &Column, place: Position) -> Result<(), Failure
     };
     // What is written as infinite is meant so.
     match infinite && text.contains(|char: char| char.is_ascii_digit()) {
-        true => Err(out_of_range(column, text, place)),
+        true => Err(out_of_range(column, text, place())),
         false => Ok(()),
     }
 }

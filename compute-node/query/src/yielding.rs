@@ -231,7 +231,8 @@ mod tests {
     /// Left alone it works for minutes.
     async fn has_let_go(bench: &Bench, slot: &Slot, condition: &str) {
         until(condition, || Arc::strong_count(slot) == 1).await;
-        assert_eq!(bench.query.memory_used(), 0, "{condition}");
+        // Tasks of the plan that were on another thread at that moment end there.
+        until(condition, || bench.query.memory_used() == 0).await;
     }
 
     #[tokio::test]

@@ -74,6 +74,14 @@ pub fn retry_after_s(failure: &Failure) -> Option<u64> {
     failure.retry_after_ms.map(|ms| ms.div_ceil(1_000).max(1))
 }
 
+/// What became of a change whose failure does not say: one that was broken off may have been made.
+fn unsaid(code: ErrorCode) -> Outcome {
+    match code.kind() {
+        ErrorKind::Deadline | ErrorKind::Cancelled | ErrorKind::Internal => Outcome::Unknown,
+        _ => Outcome::Rejected,
+    }
+}
+
 /// The problem object.
 pub fn body(failure: &Failure, query_id: Option<&str>, node: &str) -> Value {
     let position = failure
@@ -91,7 +99,7 @@ pub fn body(failure: &Failure, query_id: Option<&str>, node: &str) -> Value {
         "hint": failure.hint,
         "retryable": failure.retryable(),
         "retry_after_ms": failure.retry_after_ms,
-        "outcome": failure.outcome.unwrap_or(Outcome::Rejected),
+        "outcome": failure.outcome.unwrap_or_else(|| unsaid(failure.code)),
         "rejected_count": 0,
         "rejected": [],
         "query_id": query_id,

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use auxo_proto::clock::Clock;
 use auxo_proto::ddl::DdlRequest;
-use auxo_proto::error::{ErrorCode, Failure};
+use auxo_proto::error::{ErrorCode, Failure, Outcome};
 use auxo_proto::ids::ProcedureId;
 use auxo_proto::pb::meta::meta_client::MetaClient as Generated;
 use auxo_proto::pb::meta::{AdminCall, DdlCall, DdlDone, Refused, admin_reply, ddl_reply};
@@ -140,7 +140,7 @@ impl MetaClient {
     where
         F: Future<Output = Result<Call<T>, tonic::Status>>,
     {
-        let mut pause = PAUSE.0;
+        let (mut pause, mut sent) = (PAUSE.0, false);
         loop {
             let (address, channel) = self.doors.next();
             let left = deadline.saturating_duration_since(Instant::now());
@@ -148,7 +148,10 @@ impl MetaClient {
             let called = tokio::time::timeout(left + BEYOND, call(client, left)).await;
             let failure = match called {
                 Ok(Ok(Call::Answered(answer))) => return Ok(answer),
-                Ok(Ok(Call::Again(failure))) => failure,
+                Ok(Ok(Call::Again(failure))) => {
+                    sent = true;
+                    failure
+                }
                 Ok(Ok(Call::Elsewhere(leader))) => {
                     match leader.is_empty() {
                         true => self.doors.failed(&address),
@@ -158,12 +161,20 @@ impl MetaClient {
                 }
                 Ok(Err(status)) => {
                     self.doors.failed(&address);
+                    sent = true;
                     silent(status.message())
                 }
-                Err(_) => return Err(silent("meta did not answer in time")),
+                Err(_) => {
+                    let failure = silent("meta did not answer in time");
+                    return Err(failure.outcome(Outcome::Unknown));
+                }
             };
             if Instant::now() + pause >= deadline {
-                return Err(failure);
+                // What meta once took it may still bring to its end.
+                return Err(match sent {
+                    true => failure.outcome(Outcome::Unknown),
+                    false => failure,
+                });
             }
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(PAUSE.1);

@@ -7,6 +7,7 @@
 //! | room | subject |
 //! |---|---|
 //! | [`Config`], [`Server`] | starting, reaching and stopping a member |
+//! | [`Supervised`] | starting it again when it has failed |
 //! | `proposal` | what a log entry carries |
 //! | `raft`, `log` | consensus and its durable log; the only rooms that know the Raft crate |
 //! | `apply`, `mvcc` | entries into tables, tables into answers |
@@ -24,9 +25,11 @@ mod mvcc;
 mod proposal;
 mod raft;
 mod server;
+mod supervised;
 mod watch;
 
 pub use config::Config;
 pub use log::LogError;
 pub use mvcc::StoreError;
 pub use server::{Server, StartError};
+pub use supervised::Supervised;

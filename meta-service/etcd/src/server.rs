@@ -22,7 +22,7 @@ use redb::ReadableTable;
 use tokio::io::DuplexStream;
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_stream::StreamExt;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
@@ -98,9 +98,14 @@ pub enum StartError {
     NotReady(String),
 }
 
+/// Where in-process connections are handed over.
+pub(crate) type Connections = mpsc::Sender<DuplexStream>;
+
 /// A running member.
 pub struct Server {
-    connections: mpsc::Sender<DuplexStream>,
+    connections: Connections,
+    /// Its other end is the apply thread's.
+    removed_upto: watch::Receiver<i64>,
     node: Arc<Node>,
     applier: Option<Applier>,
     stop: CancellationToken,
@@ -204,6 +209,7 @@ impl Server {
         let (connections, incoming) = mpsc::channel(CONNECTIONS_WAITING_MAX);
         let server = Self {
             connections,
+            removed_upto: removed_upto.clone(),
             node: node.clone(),
             applier: Some(applier),
             stop: CancellationToken::new(),
@@ -273,26 +279,23 @@ impl Server {
     /// connects when it is first used, and again if need be; after the server has stopped, calls fail
     /// with Unavailable.
     pub fn channel(&self) -> etcd_client::Channel {
-        let connections = self.connections.clone();
-        let connect = service_fn(move |_| {
-            let connections = connections.clone();
-            async move {
-                let (ours, theirs) = tokio::io::duplex(PIPE_BYTES);
-                let sent = connections.send(theirs).await;
-                sent.map_err(|_| std::io::Error::other("the server has stopped"))?;
-                Ok::<_, std::io::Error>(TokioIo::new(ours))
-            }
-        });
-        let endpoint = Endpoint::from_static("http://in-process");
-        etcd_client::Channel::Tonic(endpoint.connect_with_connector_lazy(connect))
+        let connections = self.connections();
+        channel(move || Some(connections.clone()))
+    }
+
+    pub(crate) fn connections(&self) -> Connections {
+        self.connections.clone()
     }
 
     /// Returns if the member has failed: its log or state can no longer be written or read. Every
     /// request is refused then, and only a new start can help. Pending while all is well.
     pub async fn failed(&self) {
-        let mut leading = self.node.leading();
-        // A closed channel is the end of Raft too.
-        drop(leading.wait_for(|leading| leading.ended).await);
+        let (mut leading, mut removed) = (self.node.leading(), self.removed_upto.clone());
+        tokio::select! {
+            // A closed channel is the end of Raft too.
+            _ = leading.wait_for(|leading| leading.ended) => {}
+            () = async { while removed.changed().await.is_ok() {} } => {}
+        }
     }
 
     /// Ends requests, makes the state durable and gives the directory back.
@@ -327,6 +330,24 @@ impl Drop for Server {
     fn drop(&mut self) {
         self.stop.cancel();
     }
+}
+
+/// A channel to whatever server takes connections when it makes one.
+pub(crate) fn channel(
+    server: impl Fn() -> Option<Connections> + Send + Sync + 'static,
+) -> etcd_client::Channel {
+    let connect = service_fn(move |_| {
+        let connections = server();
+        async move {
+            let stopped = || std::io::Error::other("the server has stopped");
+            let (ours, theirs) = tokio::io::duplex(PIPE_BYTES);
+            let sent = connections.ok_or_else(stopped)?.send(theirs).await;
+            sent.map_err(|_| stopped())?;
+            Ok::<_, std::io::Error>(TokioIo::new(ours))
+        }
+    });
+    let endpoint = Endpoint::from_static("http://in-process");
+    etcd_client::Channel::Tonic(endpoint.connect_with_connector_lazy(connect))
 }
 
 const STATE: &str = "state.redb";

@@ -171,6 +171,29 @@ fn the_verdict_on_a_node_ends_when_it_is_heard_again() {
     let mut view = said_hello(&[(1, vec![]), (2, vec![]), (3, vec![])]);
     view.observe_stream(NodeId(3), Stream::Broken);
     assert_eq!(back(&model, &view), [NodeId(1)]);
+    assert_eq!(gone(&model, &view), []);
+}
+
+#[test]
+fn a_verdict_that_was_not_written_stays_due() {
+    let online = Liveness {
+        verdict: Verdict::Online,
+        boot: "boot".to_owned(),
+        since_ms: 0,
+        unknown: Unknown::default(),
+    };
+    let mut change = Change::new();
+    change.put(Key::Liveness(NodeId(1)), &online);
+    let model = change.applied_to(&with_nodes(&[1, 2]));
+    let mut view = said_hello(&[(1, vec![]), (2, vec![])]);
+    let later = Duration::from_secs(60);
+    view.expire(Duration::ZERO);
+    view.observe_stream(NodeId(1), Stream::Left);
+    view.observe_stream(NodeId(2), Stream::Left);
+    assert_eq!(view.expire(Duration::ZERO), [NodeId(1), NodeId(2)]);
+    assert_eq!(view.expire(later), []);
+    // Of the second no verdict was ever written that could be another now.
+    assert_eq!(gone(&model, &view), [NodeId(1)]);
 }
 
 #[test]

@@ -28,6 +28,10 @@ async fn what_was_acked_is_read_before_and_after_flush_and_restart() {
     ];
     shard.write(batch(&first, None)).await.expect("acked");
     assert_eq!(node.read().await, sorted(first.clone()));
+    let (written, read) = (shard.status().written, shard.status().read);
+    assert_eq!((written.rows, read.rows), (3, 3));
+    // Three times of eight bytes, and what the fields take.
+    assert!(written.bytes > 0 && read.bytes > 24, "{written:?} {read:?}");
 
     shard.flush().await.expect("flushed");
     let status = shard.status();

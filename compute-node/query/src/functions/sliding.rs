@@ -1,14 +1,13 @@
 //! Aggregates of floats over frames that slide.
 //!
 //! What was added to a float cannot be taken out of it again: 1e17 + 1 - 1e17 is 0, and nothing leaves
-//! a NaN. So a row that leaves its frame is not subtracted; each answer is made from the rows that are
-//! in the frame, those of whole blocks of [`BLOCK_ROWS`] by way of the block's partial state. An answer
-//! costs at most two blocks of rows and one state for each block between.
+//! a NaN. So a row that leaves its frame is not subtracted; each answer is made of partial states that hold
+//! no other rows than the frame's, and costs the same for a frame of any length.
 //!
 //! Never here: how a function adds up; that is asked of the function itself.
 
-use std::collections::VecDeque;
 use std::mem::size_of;
+use std::ops::Range;
 use std::sync::Arc;
 
 use datafusion::arrow::array::{Array, ArrayRef, AsArray, Float64Array};
@@ -22,8 +21,8 @@ use datafusion::logical_expr::{
 };
 use datafusion::physical_expr::{PhysicalExpr, PhysicalSortExpr};
 
-/// Rows of a block.
-const BLOCK_ROWS: usize = 1024;
+/// Rows between two places of the front whose states are kept, and that are added up one by one.
+const STEP: usize = 64;
 
 /// DataFusion's functions that subtract floats when a row leaves a frame, but `sum`, which is ours.
 const SUBTRACTING: [&str; 17] = [
@@ -167,15 +166,22 @@ impl Maker {
 }
 
 /// The rows of a frame; those with a NULL among their arguments count for nothing and are left out.
+///
+/// The rows are in two parts. Of the front, from which rows leave, there is the state of all that is behind
+/// every [`STEP`]th row; of the back, to which rows come, there is one running state. Once the front is
+/// used up the back becomes the front, so each row is added up twice, however long the frame.
 #[derive(Debug)]
 struct Frame {
     maker: Maker,
-    /// Rows from the start of the first block that has one in the frame, for each argument.
+    /// Rows from the start of the front, for each argument.
     arguments: Vec<Vec<f64>>,
-    /// Rows of the first block that have left the frame.
+    /// Rows that have left.
     left: usize,
-    /// Partial states of the blocks that are full.
-    blocks: VecDeque<Vec<ScalarValue>>,
+    /// Rows of the front, those that have left included.
+    front: usize,
+    /// Of the front's rows from `at * STEP`, at that place.
+    behind: Vec<Vec<ScalarValue>>,
+    back: Option<Box<dyn Accumulator>>,
 }
 
 impl Frame {
@@ -183,7 +189,9 @@ impl Frame {
         Self {
             arguments: vec![Vec::new(); args.expr_fields.len()],
             left: 0,
-            blocks: VecDeque::new(),
+            front: 0,
+            behind: Vec::new(),
+            back: None,
             maker: Maker {
                 function: Arc::clone(function),
                 return_field: args.return_field,
@@ -202,38 +210,60 @@ impl Frame {
         self.arguments.first().map_or(0, Vec::len)
     }
 
-    fn slice(&self, from: usize, until: usize) -> Vec<ArrayRef> {
+    fn slice(&self, rows: Range<usize>) -> Vec<ArrayRef> {
         let slice = |values: &Vec<f64>| -> ArrayRef {
-            Arc::new(Float64Array::from_iter_values(
-                values[from..until].iter().copied(),
-            ))
+            let values = values[rows.clone()].iter().copied();
+            Arc::new(Float64Array::from_iter_values(values))
         };
         self.arguments.iter().map(slice).collect()
     }
 
+    /// Makes a front of all rows that are left.
+    fn turn(&mut self) -> Result<()> {
+        for values in &mut self.arguments {
+            values.drain(..self.left);
+        }
+        self.left = 0;
+        self.front = self.rows();
+        self.back = None;
+        self.behind.clear();
+        let mut sum = self.maker.make()?;
+        for at in (0..self.front.div_ceil(STEP)).rev() {
+            let until = ((at + 1) * STEP).min(self.front);
+            sum.update_batch(&self.slice(at * STEP..until))?;
+            self.behind.push(sum.state()?);
+        }
+        self.behind.reverse();
+        Ok(())
+    }
+
     /// Adds up what is in the frame.
-    fn total(&self) -> Result<Box<dyn Accumulator>> {
+    fn total(&mut self) -> Result<Box<dyn Accumulator>> {
         let mut total = self.maker.make()?;
-        let full = self.blocks.len() * BLOCK_ROWS;
-        let first_whole = self.left.div_ceil(BLOCK_ROWS);
-        let head = (first_whole * BLOCK_ROWS).min(self.rows());
-        if self.left < head {
-            total.update_batch(&self.slice(self.left, head))?;
+        let rows = self.rows();
+        if rows - self.left <= STEP {
+            if self.left < rows {
+                total.update_batch(&self.slice(self.left..rows))?;
+            }
+            return Ok(total);
         }
-        if let Some(states) = self.blocks.get(first_whole).map(Vec::len) {
-            let column = |at: usize| {
-                let blocks = self.blocks.range(first_whole..);
-                ScalarValue::iter_to_array(blocks.map(|block| block[at].clone()))
-            };
-            let states: Vec<ArrayRef> = (0..states).map(column).collect::<Result<_>>()?;
-            total.merge_batch(&states)?;
+        let place = self.left.div_ceil(STEP);
+        let begun = (place * STEP).min(self.front);
+        if self.left < begun {
+            total.update_batch(&self.slice(self.left..begun))?;
         }
-        let tail = full.max(head);
-        if tail < self.rows() {
-            total.update_batch(&self.slice(tail, self.rows()))?;
+        if let Some(state) = self.behind.get(place) {
+            total.merge_batch(&arrays(state)?)?;
+        }
+        if let Some(back) = &mut self.back {
+            total.merge_batch(&arrays(&back.state()?)?)?;
         }
         Ok(total)
     }
+}
+
+fn arrays(state: &[ScalarValue]) -> Result<Vec<ArrayRef>> {
+    state.iter().map(ScalarValue::to_array).collect()
 }
 
 /// How many rows of the arguments have all of them.
@@ -248,32 +278,32 @@ fn has_all(arguments: &[ArrayRef], row: usize) -> bool {
 
 impl Accumulator for Frame {
     fn update_batch(&mut self, arguments: &[ArrayRef]) -> Result<()> {
-        let rows = arguments.first().map_or(0, |first| first.len());
+        let (before, rows) = (
+            self.rows(),
+            arguments.first().map_or(0, |first| first.len()),
+        );
         for row in (0..rows).filter(|&row| has_all(arguments, row)) {
             for (values, argument) in self.arguments.iter_mut().zip(arguments) {
                 values.push(argument.as_primitive::<Float64Type>().value(row));
             }
-            if self.rows().is_multiple_of(BLOCK_ROWS) {
-                let mut block = self.maker.make()?;
-                block.update_batch(&self.slice(self.rows() - BLOCK_ROWS, self.rows()))?;
-                self.blocks.push_back(block.state()?);
-            }
+        }
+        if self.rows() > before {
+            let came = self.slice(before..self.rows());
+            let back = match &mut self.back {
+                Some(back) => back,
+                None => self.back.insert(self.maker.make()?),
+            };
+            back.update_batch(&came)?;
         }
         Ok(())
     }
 
     fn retract_batch(&mut self, arguments: &[ArrayRef]) -> Result<()> {
         self.left += counted(arguments);
-        let gone = (self.left / BLOCK_ROWS).min(self.blocks.len());
-        // Moving what stays costs as much as what has left: rarely, that is, for long frames.
-        if gone > 0 && gone * 2 >= self.blocks.len() {
-            self.blocks.drain(..gone);
-            for values in &mut self.arguments {
-                values.drain(..gone * BLOCK_ROWS);
-            }
-            self.left -= gone * BLOCK_ROWS;
+        match self.left > self.front {
+            true => self.turn(),
+            false => Ok(()),
         }
-        Ok(())
     }
 
     fn evaluate(&mut self) -> Result<ScalarValue> {
@@ -294,8 +324,9 @@ impl Accumulator for Frame {
 
     fn size(&self) -> usize {
         let rows: usize = self.arguments.iter().map(Vec::capacity).sum();
-        let states = self.blocks.iter().flatten().map(ScalarValue::size);
-        size_of::<Self>() + rows * size_of::<f64>() + states.sum::<usize>()
+        let states = self.behind.iter().flatten().map(ScalarValue::size);
+        let back = self.back.as_ref().map_or(0, |back| back.size());
+        size_of::<Self>() + rows * size_of::<f64>() + states.sum::<usize>() + back
     }
 }
 
@@ -330,12 +361,12 @@ mod tests {
         Frame::new(function, args)
     }
 
-    /// Frames of all lengths, up to several blocks, answer as one accumulator over their rows does.
+    /// Frames of all lengths, short and long, answer as one accumulator over their rows does.
     #[test]
     fn a_frame_answers_as_its_rows_do() {
         let random = Random::seeded(1);
         for (function, arguments) in [(avg_udaf(), 1), (regr_slope_udaf(), 2)] {
-            let rows = 9 * BLOCK_ROWS;
+            let rows = 200 * STEP;
             let value = || match random.below(10) {
                 0 => None,
                 n => Some(n as f64),
@@ -356,7 +387,7 @@ mod tests {
                 let next = (until + more).min(rows);
                 frame.update_batch(&slice(until, next)).unwrap();
                 until = next;
-                let longest = 1 + random.below(4 * BLOCK_ROWS as u64) as usize;
+                let longest = 1 + random.below(60 * STEP as u64) as usize;
                 let start = from.max(until.saturating_sub(longest));
                 frame.retract_batch(&slice(from, start)).unwrap();
                 from = start;

@@ -17,6 +17,9 @@ use tokio::task::JoinSet;
 
 use crate::{Report, Seen};
 
+/// Longest time until the catalog has failed on a full disk, and until it goes on with room.
+const TABLE_MADE: Duration = Duration::from_secs(90);
+
 /// Longest time until a process that cannot start has ended.
 const REFUSAL: Duration = Duration::from_secs(20);
 
@@ -275,6 +278,18 @@ fn fill(at: &Path) -> Result<()> {
     Ok(())
 }
 
+fn table(name: &str) -> String {
+    format!(
+        "CREATE TABLE {name} (host STRING TAG, ts TIMESTAMP(9) NOT NULL, n BIGINT, TIMESTAMP KEY (ts))"
+    )
+}
+
+async fn answers(node: &Standalone, statement: &str, status: u16) -> Result<()> {
+    let answer = node.http.sql_answer(statement).await?;
+    ensure!(answer.status == status, "{} {}", answer.status, answer.body);
+    Ok(())
+}
+
 async fn full_disk(auxo: &Path) -> Result<Seen> {
     let folder = disk::folder("bad-input")?;
     let mut setup = Setup::new(auxo, folder.path());
@@ -294,6 +309,14 @@ async fn full_disk(auxo: &Path) -> Result<Seen> {
         node.http.send(health).await?.status == 200,
         "unwell while the disk is full"
     );
+    // The catalog's own log has no room either.
+    let mut tries = 0..;
+    let refused = wait::until("no table is made", TABLE_MADE, || {
+        let statement = table(&format!("during_{}", tries.next().unwrap_or(0)));
+        let node = &node;
+        async move { answers(node, &statement, 503).await }
+    });
+    refused.await.with_context(|| node.log_tail())?;
     fs::remove_file(&ballast)?;
     let before = load.acked.load(Ordering::SeqCst);
     let recovery = passes(
@@ -303,6 +326,10 @@ async fn full_disk(auxo: &Path) -> Result<Seen> {
     )
     .await;
     recovery.with_context(|| node.log_tail())?;
+    let made = wait::until("a table is made again", TABLE_MADE, || async {
+        answers(&node, &table("after"), 200).await
+    });
+    made.await.with_context(|| node.log_tail())?;
     let acked = load.end(tasks).await?;
     all_there(&node, acked).await?;
     let status = node.terminate(Duration::from_secs(30)).await?;

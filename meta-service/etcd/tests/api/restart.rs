@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use auxo_etcd::{Server, StartError};
+use auxo_etcd::{Server, StartError, Supervised};
 use etcd_client::{CompactionOptions, GetOptions, LeaseTimeToLiveOptions, PutOptions};
 
 use crate::{Member, client, config, refused, soon, start_in};
@@ -133,6 +133,38 @@ async fn a_member_that_cannot_write_says_that_it_failed() {
     soon(server.failed()).await;
     assert!(refused(kv.put("k", "v", None).await).starts_with("Unavailable"));
     server.stop().await;
+}
+
+#[tokio::test]
+async fn a_member_that_is_supervised_goes_on_once_it_can_write_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let member = Supervised::start(config(dir.path()), 7).await.unwrap();
+    let channel = member.channel();
+    let mut kv = etcd_client::Client::from_channel(channel, None)
+        .await
+        .unwrap();
+    kv.put("k", "v", None).await.unwrap();
+    let (log, away) = (dir.path().join("member/log"), dir.path().join("away"));
+    std::fs::rename(&log, &away).unwrap();
+    let large = vec![7; 1 << 20];
+    let failing = async { while kv.put("large", large.clone(), None).await.is_ok() {} };
+    soon(failing).await;
+    let cut_off = kv.put("k", "w", None).await;
+    assert!(cut_off.is_err(), "{cut_off:?}");
+    // Whatever a start made meanwhile is not the member's log.
+    if log.exists() {
+        std::fs::remove_dir_all(&log).unwrap();
+    }
+    std::fs::rename(&away, &log).unwrap();
+    let goes_on = async {
+        while kv.put("after", "v", None).await.is_err() {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    soon(goes_on).await;
+    let got = kv.get("k", None).await.unwrap();
+    assert_eq!(got.kvs()[0].value(), b"v");
+    member.stop().await;
 }
 
 #[tokio::test]
