@@ -248,7 +248,8 @@ fn sync_folder(folder: &FilePath) -> io::Result<()> {
 fn failed(what: &str, error: io::Error) -> Error {
     Error::Generic {
         store: "local directory",
-        source: format!("cannot {what}: {error}").into(),
+        // Its kind stays: whoever waits for room has to know.
+        source: io::Error::new(error.kind(), format!("cannot {what}: {error}")).into(),
     }
 }
 
