@@ -2,9 +2,9 @@
 //!
 //! Rooms, in the way of a write: [`payload`] (rows as the bytes of a record) → `leader` (group
 //! commit, contiguous acks, fence; `claim`, `outcome`) → `state` (accepted frames → state) → [`memtable`] (parts and runs; `arrays`, `runs`) → `flush` (`flusher`, `segment`) → `committer`.
-//! In the way of a read: [`read`] (one [`version`], stacks of sources; `select`) → [`files`].
-//! Around them: `open` (TAKEOVER), `shard` (the handle), `compact`, [`budget`], [`batches`],
-//! `local_state` (terms on the own disk).
+//! In the way of a read: [`read`] (one [`version`], stacks of sources; `select`, `deletes`) → [`files`].
+//! Around them: `open` (TAKEOVER), `shard` (the handle), `compact`, [`budget`], [`batches`], `traffic`
+//! (what it took and gave), `local_state` (terms on the own disk).
 //!
 //! Never here: SQL, sockets, which shard should be where, a tenant's rights.
 

@@ -3,7 +3,8 @@
 //!
 //! Rooms: `time_bucket`, `first_last`, `wrapped` (bounds, and predicates on buckets turned into
 //! ranges of time), `size` (how much a call would make), `checked` (arithmetic that does not wrap),
-//! `sum`, `sliding` (floats in frames that slide), `whole` (integers of an INSERT), `plain` (tags for aggregates that know no dictionaries).
+//! `sum`, `sliding` (floats in frames that slide), `whole` (integers of an INSERT), `plain` (tags for
+//! aggregates that know no dictionaries).
 
 pub(crate) mod checked;
 mod first_last;

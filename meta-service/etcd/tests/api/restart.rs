@@ -158,7 +158,7 @@ async fn a_member_that_is_supervised_goes_on_once_it_can_write_again() {
     std::fs::rename(&away, &log).unwrap();
     let goes_on = async {
         while kv.put("after", "v", None).await.is_err() {
-            tokio::time::sleep(Duration::from_millis(50)).await;
+            tokio::task::yield_now().await;
         }
     };
     soon(goes_on).await;
