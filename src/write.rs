@@ -45,7 +45,7 @@ pub(crate) struct WriteArgs {
     /// Rows in a batch
     #[arg(long, value_name = "ROWS", default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(1..))]
     batch_rows: u64,
-    /// Bytes that close a batch
+    /// Bytes that close a batch; a line above them and above 4MiB is not sent
     #[arg(long, value_name = "SIZE", default_value = "4MiB")]
     batch_bytes: Size,
     /// Batches in flight. With more than one, rows of the same key may be stored in another order
@@ -156,7 +156,8 @@ impl WriteArgs {
         CutAt {
             rows: self.batch_rows,
             bytes: self.batch_bytes.as_usize(),
-            ..CutAt::default()
+            // The node says which line is too long; a small batch is no reason not to ask it.
+            line_bytes: self.batch_bytes.as_usize().max(CutAt::default().line_bytes),
         }
     }
 

@@ -5,9 +5,9 @@
 //! 2. A batch ends where a line ends. A newline inside a quoted field belongs to its line, so the
 //!    strings of a line with quotes are walked; the other lines cost two searches.
 //! 3. A string that is never closed would swallow everything behind it. Once such a line is longer
-//!    than any line may be, or the stream ends in it, it ends at its first newline instead and goes
-//!    out in a batch of its own, for the node to say what is wrong with it. One behind whose closing
-//!    quote no value can end has lost a quote, too: its line ends at its first newline.
+//!    than what is held of one, or the stream ends in it, it ends at the first newline in that string
+//!    and goes out in a batch of its own, for the node to say what is wrong with it. One behind whose
+//!    closing quote no value can end has lost a quote, too, and its line ends likewise.
 //! 4. A line that is too long even so is cut out and reported, not sent.
 //!
 //! Never here: what a line means.
@@ -21,7 +21,7 @@ pub struct CutAt {
     pub rows: u64,
     /// A batch is closed by the line that brings it to so many bytes.
     pub bytes: usize,
-    /// The longest line, in bytes.
+    /// How much is held of one line, in bytes; a node may take less.
     pub line_bytes: usize,
 }
 
@@ -30,7 +30,7 @@ impl Default for CutAt {
         Self {
             rows: 10_000,
             bytes: 4 << 20,
-            line_bytes: 64 << 10,
+            line_bytes: 4 << 20,
         }
     }
 }
@@ -70,7 +70,7 @@ impl Lines {
 pub enum Cut {
     /// A batch with at least one row.
     Batch(Lines),
-    /// A line that no node would take.
+    /// A line of which more than [`CutAt::line_bytes`] would have to be held.
     TooLong {
         /// Its place in the source, counted from 1.
         line: u64,
@@ -148,7 +148,7 @@ impl Cutter {
                     if let Some(batch) = self.take() {
                         return Some(Cut::Batch(batch));
                     }
-                    self.line += 1;
+                    self.line += newlines(&self.held[..length]).max(1);
                     self.whole = length;
                     self.rows = 1;
                     return self.take().map(Cut::Batch);
@@ -206,7 +206,7 @@ impl Cutter {
 enum NextLine {
     /// This many bytes, newline included.
     Whole(usize),
-    /// This many bytes up to its first newline, in a line with a string that is never closed.
+    /// This many bytes up to the first newline in a string that is never closed.
     Open(usize),
     TooLong,
     Unfinished,
@@ -231,6 +231,13 @@ fn next_line(text: &[u8], longest: usize, ended: bool) -> NextLine {
     match end_of_quoted(&text[..text.len().min(longest + 1)]) {
         End::Newline(end) => NextLine::Whole(end + 1),
         End::Text | End::Closed if ended && text.len() <= longest => NextLine::Whole(text.len()),
+        End::Open(from) if ended || text.len() > longest => {
+            let newline = memchr::memchr(b'\n', &text[from..]);
+            match newline.map_or(text.len(), |newline| from + newline + 1) {
+                end if end <= longest => NextLine::Open(end),
+                _ => NextLine::Open(with_newline),
+            }
+        }
         _ if ended || text.len() > longest => NextLine::Open(with_newline),
         _ => NextLine::Unfinished,
     }
@@ -244,8 +251,8 @@ enum End {
     Text,
     /// With the quote that closes a string.
     Closed,
-    /// Within a string.
-    Open,
+    /// Within the string that begins there.
+    Open(usize),
 }
 
 fn end_of_quoted(text: &[u8]) -> End {
@@ -274,7 +281,7 @@ fn end_of_quoted(text: &[u8]) -> End {
                     let newline = memchr::memchr(b'\n', &text[at..]);
                     return newline.map_or(End::Text, |newline| End::Newline(at + newline));
                 }
-                None => return End::Open,
+                None => return End::Open(at),
             }
         }
     }
@@ -428,6 +435,12 @@ mod tests {
             &["1+1 z f=1\\n", "2+1 a f=\\\"x\\n", "3+2 b f=1\\nc f=1\\n"],
         );
         check("a f=\"x", at(9), &["1+1 a f=\\\"x"]);
+        // The node ends it there, too.
+        check(
+            "a f=\"x\ny v=\",g=\"\nb f=1\n",
+            at(9),
+            &["1+1 a f=\\\"x\\ny v=\\\",g=\\\"\\n", "3+1 b f=1\\n"],
+        );
         check(
             "a f=\"x\nb f=\"y\"\nc f=1\n",
             at(1),

@@ -295,10 +295,10 @@ impl Node {
                 ErrorCode::Draining,
                 "the node is shutting down",
             )),
-            Err(_) => Err(Failure::new(
-                ErrorCode::Timeout,
-                "no statement ended in time",
-            )),
+            Err(_) => Err(
+                Failure::new(ErrorCode::Timeout, "no statement ended in time")
+                    .outcome(Outcome::Rejected),
+            ),
         }
     }
 

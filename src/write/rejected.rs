@@ -63,7 +63,7 @@ impl Rejected {
     pub(super) fn note_too_long(&mut self, line: &LongLine) -> io::Result<()> {
         let place = format!("{}:{}", line.file, line.line);
         let beginning = String::from_utf8_lossy(&line.beginning);
-        let reason = format!("longer than any line may be; it begins {beginning:?}");
+        let reason = format!("too long to be sent (--batch-bytes); it begins {beginning:?}");
         self.note(&place, &reason, b"")
     }
 

@@ -30,7 +30,7 @@ pub(crate) struct Batch {
     pub(crate) lines: Lines,
 }
 
-/// A line above any node's limit.
+/// A line that is too long to be sent.
 pub(crate) struct LongLine {
     pub(crate) file: Arc<str>,
     pub(crate) line: u64,

@@ -217,7 +217,7 @@ fn a_refusal_stops_and_says_where() {
 #[test]
 fn a_line_that_is_too_long_is_left_out() {
     let node = Responder::always(stored());
-    let text = format!("a f=1\n{}\nb f=1\n", "x".repeat(70_000));
+    let text = format!("a f=1\n{}\nb f=1\n", "x".repeat(5 << 20));
     let ended = auxo(&["write", "--url", &node.url])
         .stdin(&text)
         .run()
@@ -226,7 +226,7 @@ fn a_line_that_is_too_long_is_left_out() {
     assert!(
         ended
             .stderr
-            .starts_with("refused: <stdin>:2: longer than any line may be"),
+            .starts_with("refused: <stdin>:2: too long to be sent (--batch-bytes)"),
         "{ended:?}"
     );
 }

@@ -4,6 +4,7 @@
 //! too deeply or too long a chain costs time in proportion to its text and no stack.
 
 use auxo_proto::error::{ErrorCode, Failure, Position};
+use auxo_proto::schema::NAME_BYTES_MAX;
 use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::keywords::Keyword;
 use datafusion::sql::sqlparser::tokenizer::{Location, Token, TokenWithSpan, Tokenizer};
@@ -197,6 +198,21 @@ fn check(tokens: &[TokenWithSpan], text: &str) -> Result<usize, Failure> {
         if words_in_row.max(signs_in_row) > ROW_MAX {
             let detail = format!("more than {ROW_MAX} keywords or signs stand in a row");
             return refuse(at, detail);
+        }
+        // A planner that does not know a name holds it against all that it knows.
+        if let Token::Word(name) = token
+            && name.value.len() > NAME_BYTES_MAX
+        {
+            let place = position(text, tokens[at].span.start);
+            let detail = format!(
+                "a name has {} bytes, the limit is {NAME_BYTES_MAX}",
+                name.value.len()
+            );
+            let failure = Failure::new(ErrorCode::BadRequest, detail).at(place);
+            return Err(match name.quote_style {
+                Some(_) => failure.hint("strings stand in single quotes"),
+                None => failure,
+            });
         }
         if let Token::Number(digits, _) = token
             && digits.parse().is_ok_and(f64::is_infinite)

@@ -7,6 +7,7 @@ use auxo_proto::error::ErrorCode;
 use super::memory_table::Tables;
 use super::{Bench, sample, show};
 use crate::QueryConfig;
+use crate::failure::did_you_mean;
 
 /// Longest time for one statement; debug builds are some ten times slower than what is shipped.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -410,6 +411,44 @@ async fn what_doubles_at_each_step_is_refused_before_it_does() {
         );
         assert!(began.elapsed() < PATIENCE, "{name}: {:?}", began.elapsed());
     }
+}
+
+#[tokio::test]
+async fn a_long_name_is_not_held_against_all_that_are_known() {
+    let bench = Bench::new(Tables::new(vec![sample()]));
+    let long = "z".repeat(250_000);
+    for text in [
+        format!("SELECT {long}()"),
+        format!("SELECT {long} FROM cpu"),
+        format!("SELECT * FROM cpu WHERE \"{long}\" = 1"),
+        format!("SELECT * FROM {long}"),
+        format!("SELECT * FROM {long}.cpu"),
+        format!("CREATE TABLE {long} (ts TIMESTAMP(9) NOT NULL, TIMESTAMP KEY (ts))"),
+    ] {
+        let failure = bench.prepare(&text).expect_err("a name");
+        let (code, said) = (failure.code, show(&failure));
+        assert_eq!(code, ErrorCode::BadRequest, "{said}");
+        assert!(
+            said.contains("has 250000 bytes, the limit is 512"),
+            "{said}"
+        );
+    }
+}
+
+#[test]
+fn a_hint_is_looked_for_among_names_of_about_the_same_length() {
+    let known: Vec<String> = (1..=80).map(|length| "n".repeat(length)).collect();
+    let hint = |written: &str| did_you_mean(written, known.iter().map(String::as_str));
+    let with_slip = |length: usize| format!("{}x", "n".repeat(length - 1));
+    for length in [2, 3, 8, 64] {
+        let found = hint(&with_slip(length));
+        assert!(found.is_some(), "{length}");
+    }
+    assert_eq!(hint(&with_slip(65)), None);
+    assert_eq!(hint("usage"), None);
+    let others = ["usage_user", "usage_system", "u"];
+    let found = did_you_mean("usage_usr", others);
+    assert_eq!(found.as_deref(), Some("did you mean usage_user?"));
 }
 
 #[tokio::test]

@@ -176,7 +176,11 @@ async fn run(
         biased;
         () = cancelled.cancelled() => Err(cancelled_on(node, changes.load(Ordering::Relaxed))),
         done = node.statement(ask) => done,
-    }?;
+    };
+    let done = done.map_err(|failure| match changes.load(Ordering::Relaxed) {
+        true => failure,
+        false => nothing_changed(failure),
+    })?;
     node.counters().statements.fetch_add(1, Ordering::Relaxed);
     let elapsed = || asked.elapsed().as_secs_f64() * 1e3;
     let response = match done {
@@ -232,7 +236,15 @@ fn cancelled_on(node: &Node, changed: bool) -> Failure {
     };
     match changed {
         true => failure.outcome(Outcome::Unknown),
-        false => failure,
+        false => nothing_changed(failure),
+    }
+}
+
+/// A failure of what was a query, or was not begun.
+fn nothing_changed(failure: Failure) -> Failure {
+    match failure.outcome {
+        Some(_) => failure,
+        None => failure.outcome(Outcome::Rejected),
     }
 }
 
@@ -345,6 +357,10 @@ type Piece = Result<Frame<Bytes>, Cut>;
 impl Writing {
     /// Encodes one more batch, or the end; says whether it was the end.
     async fn next(&mut self) -> Result<bool, Failure> {
+        self.encode_next().await.map_err(nothing_changed)
+    }
+
+    async fn encode_next(&mut self) -> Result<bool, Failure> {
         let cancelled = self.held.0.cancelled();
         let batch = tokio::select! {
             biased;

@@ -11,7 +11,9 @@
 //! What is accepted, beside what the published grammar says:
 //! - A backslash is an escape before `,` `=` and space in names and tag values (not before `=` in a
 //!   measurement), and before `"` and `\` in a string; before anything else it stands for itself.
-//! - A string may hold line feeds. One that is never closed takes the rest of the body with it.
+//! - A string may hold line feeds. One that has lost a quote ends with its first line, unless another
+//!   string's quote closes it: then the line ends there, is refused as one, and the answer says where.
+//! - A byte order mark before the first line is no part of it.
 //! - A tag or field that stands twice in a line, and an empty tag value, make a bad line.
 //! - `1i` is int64, `1u` uint64, `1` and `1e3` float64; a narrower column of the same kind takes
 //!   the value if it fits. There is no other conversion: `1i` into a float64 column is a clash, as
@@ -94,6 +96,9 @@ impl Default for Limits {
         }
     }
 }
+
+/// What some editors write before a text in UTF-8.
+const BYTE_ORDER_MARK: &[u8] = "\u{FEFF}".as_bytes();
 
 /// How the caller's catalog finds a table by its measurement, in the request's database.
 pub type TableLookup<'r> = &'r dyn Fn(&str) -> Option<Arc<TableInfo>>;
@@ -198,7 +203,8 @@ impl Parser {
             self.memo.clear();
         }
         let mut run = Run::new(body, request, self.bodies);
-        let (mut at, mut number) = (0, 1);
+        let mark = body.starts_with(BYTE_ORDER_MARK);
+        let (mut at, mut number) = (if mark { BYTE_ORDER_MARK.len() } else { 0 }, 1);
         while at < body.len() {
             if fast && let Some(next) = self.fast_line(&mut run, at) {
                 at = next;
@@ -210,7 +216,8 @@ impl Parser {
                 {
                     match number + line.line_feeds - 1 {
                         last if last == number => run.errors.push(number, line.text, &fault),
-                        // Good lines may be among them, if a string has lost a quote.
+                        // Good lines may be among them, if a string has lost a quote; but what stands
+                        // in a string is never taken for a line.
                         last => {
                             let fault =
                                 format!("{fault}; by its strings the line goes on to line {last}");

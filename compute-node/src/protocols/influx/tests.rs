@@ -431,6 +431,15 @@ fn a_string_that_has_lost_a_quote_ends_with_its_line() {
 }
 
 #[test]
+fn a_byte_order_mark_is_no_part_of_the_first_line() {
+    check(
+        "\u{FEFF}cpu usage=1i 1\ncpu usage=2i 2\n",
+        "cpu | usage=1i 1\ncpu | usage=2i 2",
+    );
+    check("\u{FEFF}", "");
+}
+
+#[test]
 fn limits_of_a_line() {
     let limits = Limits {
         line_bytes: 60,

@@ -290,6 +290,18 @@ fn deep_and_long() -> Vec<Case> {
             "10 000 NOT",
             chain("", 0).replace('1', &format!("{}true", "NOT ".repeat(10_000))),
         ),
+        Case::sql(
+            "a function of 250 000 letters",
+            format!("SELECT {}()", "z".repeat(250_000)),
+        )
+        .refused(400, "BAD_REQUEST")
+        .at_once(),
+        Case::sql(
+            "a column of 250 000 letters",
+            format!("SELECT {} FROM metrics", "z".repeat(250_000)),
+        )
+        .refused(400, "BAD_REQUEST")
+        .at_once(),
         too_complex("20 000 additions", chain("+1", 20_000)),
         too_complex("10 000 UNION ALL", chain(" UNION ALL SELECT 1", 10_000)),
         too_complex("100 000 values in an IN list", list(100_000)),
