@@ -103,7 +103,7 @@ impl Cluster {
         if plan.metas > 1 && plan.proxies.is_some() {
             bail!("proxies lead to one meta node, not to {}", plan.metas);
         }
-        let ways = match plan.proxies {
+        let mut ways = match plan.proxies {
             Some(seed) => Ways::bind(plan.nodes, plan.brokers, seed).await?,
             None => Ways::default(),
         };
@@ -128,7 +128,11 @@ impl Cluster {
             setup.internal = Some(port);
             Ok(setup)
         };
-        let endpoints = etcd.as_ref().map_or_else(Vec::new, Etcd::endpoints);
+        let endpoints = match (&etcd, plan.proxies) {
+            (Some(etcd), Some(_)) => ways.before_etcd(etcd).await?,
+            (Some(etcd), None) => etcd.endpoints(),
+            (None, _) => Vec::new(),
+        };
         let shards = plan.shards;
         let of_meta = log(&kafka.bootstrap());
         let of_meta = format!("{of_meta}[meta]\nshards = {shards}\netcd = {endpoints:?}\n");
@@ -348,13 +352,12 @@ impl Cluster {
         ranges.collect()
     }
 
-    /// The files of Kafka and of the bucket stay when this ends; returns where.
+    /// The files of Kafka, of the bucket and of the real etcd stay when this ends; returns where.
     pub fn keep_files(&mut self) -> Vec<String> {
         let gateway = self.s3.as_mut().map(Versitygw::keep_files);
-        [self.kafka.keep_files()]
-            .into_iter()
-            .chain(gateway)
-            .collect()
+        let etcd = self.etcd.as_mut().map(Etcd::keep_files);
+        let kafka = [self.kafka.keep_files()].into_iter();
+        kafka.chain(gateway).chain(etcd).collect()
     }
 }
 

@@ -1,5 +1,6 @@
 //! The ways between the processes of a cluster, with a proxy on each: from every compute node to every
-//! broker, to the bucket and to meta, and from all nodes to each node's internal listener.
+//! broker, to the bucket and to meta, from all nodes to each node's internal listener, and from meta to
+//! each member of a real etcd.
 //!
 //! A node knows no other way: brokers tell whoever comes through a door to come back through it, and
 //! the meta node advertises an address where nobody listens.
@@ -10,6 +11,7 @@ use anyhow::{Context, Result};
 use auxo_proto::random::Random;
 
 use crate::proxy::{Cut, Order, Proxy, Speech};
+use crate::servers::etcd::Etcd;
 use crate::servers::kafka::Kafka;
 use crate::servers::ports;
 
@@ -24,6 +26,8 @@ pub struct Ways {
     pub meta: Vec<Proxy>,
     /// To each compute node's internal listener, for all others.
     pub peers: Vec<Proxy>,
+    /// To each member of the real etcd, for meta; none without one.
+    pub etcd: Vec<Proxy>,
     /// Port that the meta node advertises.
     pub(super) meta_advertised: Option<u16>,
 }
@@ -70,6 +74,18 @@ impl Ways {
                 proxy.target(&address);
             }
         }
+    }
+
+    /// Ways to the members of an etcd; returns where meta finds them, as URLs.
+    pub(super) async fn before_etcd(&mut self, etcd: &Etcd) -> Result<Vec<String>> {
+        let mut endpoints = Vec::new();
+        for endpoint in etcd.endpoints() {
+            let address = endpoint.trim_start_matches("http://");
+            let proxy = Proxy::before(address, Speech::Bytes).await?;
+            endpoints.push(format!("http://{}", proxy.address()));
+            self.etcd.push(proxy);
+        }
+        Ok(endpoints)
     }
 
     /// Every way to the log.

@@ -6,8 +6,8 @@
 //! row: what was broken and for how long, what clients were told, how soon all went on, what became of
 //! the rows. Whatever is promised and did not hold stands in the row, and the program ends with 1.
 //!
-//! Rooms: [`kafka`], [`topics`], [`store`], [`meta`], [`nodes`] (the faults), [`ground`] (the cluster and
-//! its load), [`reads`] (the readers), [`row`] (what became of it).
+//! Rooms: [`kafka`], [`topics`], [`store`], [`meta`], [`steps`], [`nodes`] (the faults), [`ground`] (the cluster
+//! and its load), [`reads`] (the readers), [`row`] (what became of it).
 //!
 //! Ends with `faults: N of N as promised, lost=0 doubled=0`.
 
@@ -19,6 +19,7 @@ mod meta;
 mod nodes;
 mod reads;
 mod row;
+mod steps;
 mod store;
 mod topics;
 
@@ -148,6 +149,15 @@ faults! {
     "meta-away-restart" meta::away_and_restart:
         "the meta node and a compute node are killed, the compute node is started without meta" =>
         "it serves what it led";
+    "etcd-away" meta::etcd_away:
+        "the only member of meta's etcd is killed and comes back" =>
+        "the same as without meta";
+    "etcd-slow" meta::etcd_slow:
+        "every round trip from meta to its etcd takes 0.5 s" =>
+        "every write is acked and every read answered, no shard moves, changes are made or get a retryable error";
+    "meta-killed" steps::killed_in_steps:
+        "the leading one of three meta nodes is killed in the middle of each step of a change" =>
+        "the next one ends the change, and nothing is left of it";
     "sigterm" nodes::sigterm:
         "one compute node is asked to end" =>
         "it ends with 0, and clients of the others get no error";
