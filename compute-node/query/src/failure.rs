@@ -52,6 +52,12 @@ pub(crate) fn did_you_mean<'a>(
         .map(|(_, candidate)| format!("did you mean {}?", quoted_if_needed(candidate)))
 }
 
+/// Longest sentence of DataFusion's that is told, in characters: some quote whole values.
+const DETAIL_CHARS_MAX: usize = 1_000;
+
+/// Most words of a sentence that are looked for in the statement, which each costs its length.
+const SOUGHT_MAX: usize = 32;
+
 /// A name as it has to be written in SQL.
 pub(crate) fn quoted_if_needed(name: &str) -> String {
     let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_';
@@ -238,6 +244,7 @@ fn find_mentioned(text: &str, sentence: &str) -> Option<Position> {
     let quoted = sentence.split(['\'', '"']).skip(1).step_by(2);
     let found = quoted
         .filter(|quoted| !quoted.is_empty())
+        .take(SOUGHT_MAX)
         .find_map(|quoted| {
             let last = quoted.rsplit('.').next().unwrap_or(quoted);
             find_name(text, quoted).or_else(|| find_name(text, last))
@@ -249,6 +256,7 @@ fn find_mentioned(text: &str, sentence: &str) -> Option<Position> {
     words
         .map(|word| word.trim_end_matches('.'))
         .filter(|word| !word.is_empty() && !COMMON_WORDS.contains(&word.to_lowercase().as_str()))
+        .take(SOUGHT_MAX)
         .find_map(|word| find_name(text, word))
 }
 
@@ -338,7 +346,7 @@ fn of_parser_text(error: &ParserError) -> Failure {
         .replacen("expected: ", "expected ", 1)
         .replacen(", found: EOF", ", found the end", 1)
         .replacen(", found: ", ", found ", 1);
-    Failure::new(ErrorCode::Parse, text)
+    Failure::new(ErrorCode::Parse, shortened(&text))
 }
 
 fn of_schema(error: &SchemaError) -> (Failure, Option<String>) {
@@ -387,7 +395,15 @@ fn missing(field: &Column, valid: &[Column]) -> String {
 }
 
 fn first_line(text: &str) -> String {
-    text.lines().next().unwrap_or_default().trim().to_owned()
+    shortened(text.lines().next().unwrap_or_default().trim())
+}
+
+/// A sentence that may quote values of any length, cut after [`DETAIL_CHARS_MAX`].
+pub(crate) fn shortened(sentence: &str) -> String {
+    match sentence.char_indices().nth(DETAIL_CHARS_MAX) {
+        Some((end, _)) => format!("{}…", &sentence[..end]),
+        None => sentence.to_owned(),
+    }
 }
 
 /// A type as people know it.

@@ -8,6 +8,7 @@ use arrow::datatypes::{
     DataType, Date32Type, Decimal128Type, Float64Type, Int64Type, TimeUnit as ArrowTimeUnit,
     TimestampNanosecondType, UInt64Type,
 };
+use arrow::error::ArrowError;
 use auxo_proto::error::{ErrorCode, Failure};
 use auxo_proto::key::{self, KeyBuilder};
 use auxo_proto::rows::{BytesVec, FieldColumn, Rows, SeriesList, Validity, Values};
@@ -17,6 +18,7 @@ use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::logical_expr::LogicalPlan;
 use std::collections::HashMap;
 
+use crate::failure::shortened;
 use crate::run::QueryPlan;
 use crate::table::SeriesTable;
 
@@ -118,7 +120,9 @@ fn series(table: &TableInfo, tags: &[ArrayRef], rows: usize) -> (SeriesList, Vec
 }
 
 fn as_type(values: &ArrayRef, ty: &DataType) -> Result<ArrayRef, Failure> {
-    cast(values, ty).map_err(|error| Failure::new(ErrorCode::ValueOutOfRange, error.to_string()))
+    let unfit =
+        |error: ArrowError| Failure::new(ErrorCode::ValueOutOfRange, shortened(&error.to_string()));
+    cast(values, ty).map_err(unfit)
 }
 
 /// Times in nanoseconds, from whatever unit the column declares.

@@ -435,6 +435,21 @@ async fn a_long_name_is_not_held_against_all_that_are_known() {
     }
 }
 
+#[tokio::test]
+async fn what_an_error_quotes_is_cut_and_little_of_it_is_looked_for() {
+    let bench = Bench::new(Tables::new(vec![sample()]));
+    // Words that the message has and the statement has not.
+    let letters = |n: u32| format!("\\u{:04x}\\u{:04x}", 0x61 + n % 26, 0x61 + n / 26 % 26);
+    let words: Vec<String> = (0..18_000).map(letters).collect();
+    let text = format!("SELECT CAST(E'{}' AS BIGINT)", words.join(" "));
+    let began = tokio::time::Instant::now();
+    let failed = bench.rows(&text).await.expect_err("letters are no number");
+    assert!(began.elapsed() < PATIENCE, "{:?}", began.elapsed());
+    assert_eq!(failed.code, ErrorCode::TypeMismatch, "{}", show(&failed));
+    let detail = failed.detail.chars().count();
+    assert!(detail < 1_100, "{detail} characters");
+}
+
 #[test]
 fn a_hint_is_looked_for_among_names_of_about_the_same_length() {
     let known: Vec<String> = (1..=80).map(|length| "n".repeat(length)).collect();
