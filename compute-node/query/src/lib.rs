@@ -33,6 +33,7 @@ mod scan;
 mod semantics;
 mod session;
 mod show;
+mod size;
 pub mod source;
 mod statement;
 mod table;

@@ -30,6 +30,7 @@ use crate::memory::StatementPool;
 use crate::scan::ScanCounters;
 use crate::semantics::AnswerColumn;
 use crate::session::Query;
+use crate::size;
 use crate::source::{Pinned, Snapshots};
 use crate::table::{Reading, SeriesTable};
 use crate::threads::Slot;
@@ -323,7 +324,7 @@ impl Running {
     /// As much of the batch as the limits leave; `None` when that is nothing.
     fn within(&mut self, batch: RecordBatch) -> Option<RecordBatch> {
         let left = self.limits.rows - self.stats.rows();
-        let bytes = batch.get_array_memory_size() as u64;
+        let bytes = size::of_batch(&batch) as u64;
         let bytes_left = self.limits.bytes.saturating_sub(self.bytes);
         let mut take = (batch.num_rows() as u64).min(left);
         if bytes > bytes_left {

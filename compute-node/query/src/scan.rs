@@ -41,6 +41,7 @@ use futures::stream;
 
 use crate::columns::Layout;
 use crate::explain;
+use crate::size;
 use crate::source::{RowStream, Stack};
 
 /// What one statement's scans have read, added up while it runs.
@@ -353,7 +354,7 @@ impl Reader {
     fn convert(&mut self, sorted: &SortedBatch) -> Result<RecordBatch> {
         let _timer = self.baseline.elapsed_compute().timer();
         let mut batch = self.layout.record_batch(sorted)?;
-        let bytes = batch.get_array_memory_size();
+        let bytes = size::of_batch(&batch);
         self.bytes_scanned.add(bytes);
         let counters = &self.counters;
         counters

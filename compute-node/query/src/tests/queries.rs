@@ -157,6 +157,24 @@ async fn answers_end_at_their_limits_and_say_so() {
     let batches: Vec<_> = answer.batches.try_collect().await.unwrap();
     let found: usize = batches.iter().map(|batch| batch.num_rows()).sum();
     assert!(stats.truncated() && found > 0 && found < 360, "{found}");
+    // Groups come in pieces of one large batch, of which each holds only its own rows.
+    let text = "SELECT n, count(*) FROM (SELECT unnest(range(0, 200000)) AS n) GROUP BY n";
+    let Statement::Query(plan) = bench.prepare(text).unwrap() else {
+        panic!("a query");
+    };
+    let limits = Limits {
+        bytes: 200_000 * 20,
+        ..limits
+    };
+    let answer = bench
+        .query
+        .execute(*plan, bench.tables.snapshots(), limits, Arc::new(()))
+        .await
+        .unwrap();
+    let stats = Arc::clone(&answer.stats);
+    let batches: Vec<_> = answer.batches.try_collect().await.unwrap();
+    let found: usize = batches.iter().map(|batch| batch.num_rows()).sum();
+    assert_eq!((found, stats.truncated()), (200_000, false));
 }
 
 /// Snapshots whose streams never yield, counting the streams that are open.
