@@ -9,7 +9,8 @@ use std::ops::ControlFlow;
 use auxo_proto::error::{ErrorCode, Failure};
 use datafusion::sql::parser::Statement as Parsed;
 use datafusion::sql::sqlparser::ast::{
-    Expr, GroupByExpr, GroupByWithModifier, Query, Select, Spanned, TableFactor, Visit, Visitor,
+    BinaryOperator, Expr, GroupByExpr, GroupByWithModifier, Query, Select, SetExpr, SetOperator,
+    SetQuantifier, Spanned, TableFactor, UnaryOperator, Visit, Visitor,
 };
 use datafusion::sql::sqlparser::tokenizer::Location;
 
@@ -89,6 +90,121 @@ impl Visitor for Tests {
     }
 }
 
+/// Where IN of a query stands in a filter.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Place {
+    /// Must hold by itself.
+    Alone,
+    /// Beside an OR: the join that tests it there takes NULL for false, which is the same as long as
+    /// nothing turns it around.
+    Beside,
+}
+
+/// Refuses IN of a query where NULL would be taken for false and then turned around.
+fn check_filter(filter: &Expr, place: Place) -> ControlFlow<Clause> {
+    match filter {
+        Expr::Nested(inner) => check_filter(inner, place),
+        Expr::BinaryOp { left, op, right } if *op == BinaryOperator::And => {
+            check_filter(left, place)?;
+            check_filter(right, place)
+        }
+        Expr::BinaryOp { left, op, right } if *op == BinaryOperator::Or => {
+            check_filter(left, Place::Beside)?;
+            check_filter(right, Place::Beside)
+        }
+        Expr::InSubquery { expr, negated, .. } => {
+            if *negated && place == Place::Beside {
+                return refused_test("NOT IN of a query beside OR (write NOT EXISTS)", filter);
+            }
+            expr.visit(&mut Inside::default())
+        }
+        Expr::UnaryOp { op, expr } if *op == UnaryOperator::Not => match plain(expr) {
+            Expr::InSubquery {
+                expr: tested,
+                negated,
+                ..
+            } => {
+                if !negated && place == Place::Beside {
+                    return refused_test("NOT IN of a query beside OR (write NOT EXISTS)", filter);
+                }
+                tested.visit(&mut Inside::default())
+            }
+            expr => expr.visit(&mut Inside::default()),
+        },
+        other => other.visit(&mut Inside::default()),
+    }
+}
+
+fn plain(expr: &Expr) -> &Expr {
+    match expr {
+        Expr::Nested(inner) => plain(inner),
+        expr => expr,
+    }
+}
+
+fn refused_test(name: &'static str, at: &Expr) -> ControlFlow<Clause> {
+    ControlFlow::Break(Clause {
+        name,
+        place: Some(at.span().start),
+    })
+}
+
+/// Finds IN of a query inside of another expression.
+#[derive(Default)]
+struct Inside {
+    depth: usize,
+}
+
+impl Visitor for Inside {
+    type Break = Clause;
+
+    fn pre_visit_query(&mut self, _: &Query) -> ControlFlow<Clause> {
+        self.depth += 1;
+        ControlFlow::Continue(())
+    }
+
+    fn post_visit_query(&mut self, _: &Query) -> ControlFlow<Clause> {
+        self.depth -= 1;
+        ControlFlow::Continue(())
+    }
+
+    fn pre_visit_expr(&mut self, expr: &Expr) -> ControlFlow<Clause> {
+        match expr {
+            Expr::InSubquery { .. } if self.depth == 0 => {
+                refused_test("IN of a query inside of another expression", expr)
+            }
+            _ => ControlFlow::Continue(()),
+        }
+    }
+}
+
+/// EXCEPT ALL or INTERSECT ALL, if there is one: how often a row occurs would be passed over.
+fn counted(body: &SetExpr) -> Option<&'static str> {
+    let mut body = body;
+    while let SetExpr::SetOperation {
+        op,
+        set_quantifier,
+        left,
+        right,
+    } = body
+    {
+        let all = matches!(
+            set_quantifier,
+            SetQuantifier::All | SetQuantifier::AllByName
+        );
+        match op {
+            SetOperator::Except | SetOperator::Minus if all => return Some("EXCEPT ALL"),
+            SetOperator::Intersect if all => return Some("INTERSECT ALL"),
+            _ => {}
+        }
+        if let Some(name) = counted(right) {
+            return Some(name);
+        }
+        body = left;
+    }
+    None
+}
+
 fn modified(group_by: &GroupByExpr) -> Option<&'static str> {
     let (GroupByExpr::All(modifiers) | GroupByExpr::Expressions(_, modifiers)) = group_by;
     modifiers.first().map(|modifier| match modifier {
@@ -104,6 +220,9 @@ impl Visitor for Clauses {
 
     fn pre_visit_query(&mut self, query: &Query) -> ControlFlow<Self::Break> {
         query.order_by.visit(&mut Tests::default())?;
+        if let Some(name) = counted(&query.body) {
+            return ControlFlow::Break(name.into());
+        }
         none_of(&[
             (!query.locks.is_empty(), "FOR UPDATE"),
             (query.for_clause.is_some(), "FOR"),
@@ -119,6 +238,9 @@ impl Visitor for Clauses {
         let mut tests = Tests::default();
         select.projection.visit(&mut tests)?;
         select.group_by.visit(&mut tests)?;
+        for filter in select.selection.iter().chain(&select.having) {
+            check_filter(filter, Place::Alone)?;
+        }
         none_of(&[
             (select.prewhere.is_some(), "PREWHERE"),
             (!select.connect_by.is_empty(), "CONNECT BY"),

@@ -18,7 +18,9 @@ use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::logical_expr::LogicalPlan;
 use std::collections::HashMap;
 
+use crate::columns::plan_type;
 use crate::failure::shortened;
+use crate::functions::fitted;
 use crate::run::QueryPlan;
 use crate::table::SeriesTable;
 
@@ -70,6 +72,7 @@ pub fn rows_of(table: &TableInfo, batch: &RecordBatch) -> Result<Rows, Failure> 
     let mut rows = Rows::default();
     let mut tags = Vec::new();
     for (column, values) in columns() {
+        let values = &of_column(column, values)?;
         match column.kind {
             ColumnKind::Tag => tags.push(as_type(values, &DataType::Utf8)?),
             ColumnKind::Time => rows.time = times(column, values)?,
@@ -119,6 +122,25 @@ fn series(table: &TableInfo, tags: &[ArrayRef], rows: usize) -> (SeriesList, Vec
     (series, series_of)
 }
 
+/// The values as the column's own; texts and times may stand in any of the types that hold such.
+fn of_column(column: &Column, values: &ArrayRef) -> Result<ArrayRef, Failure> {
+    let given = match values.data_type() {
+        DataType::Dictionary(_, of) => of.as_ref(),
+        given => given,
+    };
+    let text = given.is_string() || given.is_binary();
+    let time = matches!(
+        given,
+        DataType::Timestamp(..) | DataType::Date32 | DataType::Date64
+    );
+    match column.ty {
+        ColumnType::String | ColumnType::Binary if text => Ok(Arc::clone(values)),
+        ColumnType::Timestamp(_) if time => Ok(Arc::clone(values)),
+        ColumnType::String => fitted(&column.name, values, &DataType::Utf8),
+        _ => fitted(&column.name, values, &plan_type(column)),
+    }
+}
+
 fn as_type(values: &ArrayRef, ty: &DataType) -> Result<ArrayRef, Failure> {
     let unfit =
         |error: ArrowError| Failure::new(ErrorCode::ValueOutOfRange, shortened(&error.to_string()));
@@ -136,10 +158,12 @@ fn times(column: &Column, values: &ArrayRef) -> Result<Vec<i64>, Failure> {
         );
         return Err(Failure::new(ErrorCode::BadTimestamp, detail));
     }
-    Ok(stored
-        .as_primitive::<TimestampNanosecondType>()
-        .values()
-        .to_vec())
+    let ColumnType::Timestamp(unit) = column.ty else {
+        unreachable!("a column of times has a unit")
+    };
+    let stored = stored.as_primitive::<TimestampNanosecondType>().values();
+    let whole = |&time: &i64| time.checked_sub(time.rem_euclid(unit.ns())).unwrap_or(time);
+    Ok(stored.iter().map(whole).collect())
 }
 
 /// A field with its values; `None` when no row has one.

@@ -29,6 +29,7 @@ mod number;
 mod params;
 mod pushdown;
 mod run;
+mod same_names;
 mod scan;
 mod semantics;
 mod session;

@@ -24,9 +24,12 @@ pub struct AnswerColumn {
 }
 
 /// The columns that a plan's answer has.
-pub(crate) fn of_plan(plan: &LogicalPlan) -> Vec<AnswerColumn> {
+///
+/// * `plan`: as it was written; what its columns are for can be followed there.
+/// * `finished`: the same one with its types settled: branches of UNION and CASE widen each other.
+pub(crate) fn of_plan(plan: &LogicalPlan, finished: &LogicalPlan) -> Vec<AnswerColumn> {
     let kinds = kinds(plan);
-    let fields = plan.schema().fields().iter();
+    let fields = finished.schema().fields().iter();
     fields
         .enumerate()
         .map(|(at, field)| AnswerColumn {

@@ -27,6 +27,7 @@ use crate::fragment::absorb::Absorb;
 use crate::functions;
 use crate::memory::NodePool;
 use crate::run;
+use crate::same_names;
 use crate::threads::Threads;
 
 /// Sizes of a node's query engine.
@@ -170,8 +171,10 @@ fn state(config: &QueryConfig, runtime: Arc<RuntimeEnv>) -> Result<SessionState>
     let known = Arc::new(run::task(&state, state.runtime_env().as_ref().clone()));
     let mut rules: Vec<Arc<dyn OptimizerRule + Send + Sync>> = vec![Arc::new(ExactTimes)];
     rules.extend(state.optimizers().iter().cloned());
+    let physical = same_names::guarded(state.physical_optimizers());
     let state = SessionStateBuilder::new_from_existing(state)
         .with_optimizer_rules(rules)
+        .with_physical_optimizer_rules(physical)
         .with_physical_optimizer_rule(Arc::new(Absorb::new(known)))
         .build();
     Ok(state)

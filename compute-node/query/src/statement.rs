@@ -471,12 +471,11 @@ fn finish(names: &Names<'_>, plan: LogicalPlan) -> Result<QueryPlan> {
         .with_allow_statements(false)
         .verify_plan(&plan)?;
     check_size(&plan)?;
-    let columns = semantics::of_plan(&plan);
-    let plan = names.state.optimize(&plan)?;
+    let finished = names.state.optimize(&plan)?;
     Ok(QueryPlan {
         state: names.state.clone(),
-        plan,
-        columns,
+        columns: semantics::of_plan(&plan, &finished),
+        plan: finished,
     })
 }
 

@@ -192,8 +192,9 @@ async fn arrive(
     if announced.is_some_and(|bytes| bytes > limits.wire_bytes_max) {
         return Err(too_large("body", limits.wire_bytes_max));
     }
-    // Pages of this that nothing was written to take no memory yet.
-    let mut raw = BytesMut::with_capacity(announced.unwrap_or(0));
+    // What is announced takes no memory before it comes.
+    let most = announced.unwrap_or(limits.wire_bytes_max);
+    let mut raw = BytesMut::new();
     while let Some(chunk) = stream.next().await {
         let chunk = chunk.map_err(|error| {
             Failure::new(ErrorCode::BadEncoding, format!("body ended early: {error}"))
@@ -202,7 +203,11 @@ async fn arrive(
         if bytes > limits.wire_bytes_max {
             return Err(too_large("body", limits.wire_bytes_max));
         }
-        held.reach(bytes).await?;
+        if bytes > raw.capacity() {
+            let capacity = (2 * bytes).min(most).max(bytes);
+            held.reach(capacity).await?;
+            raw.reserve(capacity - raw.len());
+        }
         raw.extend_from_slice(&chunk);
     }
     Ok(raw.freeze())

@@ -19,7 +19,7 @@ mod wrapped;
 pub(crate) use checked::Integers;
 pub(crate) use plain::PlainTags;
 pub(crate) use time_bucket::{cut_to, is_cut_to};
-pub(crate) use whole::check_casts;
+pub(crate) use whole::{check_casts, fitted};
 
 use std::sync::Arc;
 

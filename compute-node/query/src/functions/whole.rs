@@ -12,6 +12,7 @@ use datafusion::arrow::compute::cast;
 use datafusion::arrow::compute::kernels::cmp::distinct;
 use datafusion::arrow::datatypes::{DataType, Float32Type, Float64Type};
 use datafusion::arrow::util::display::array_value_to_string;
+use datafusion::common::tree_node::Transformed;
 use datafusion::common::{DFSchema, Result, ScalarValue};
 use datafusion::error::DataFusionError;
 use datafusion::logical_expr::expr::{Alias, Cast, ScalarFunction};
@@ -20,6 +21,7 @@ use datafusion::logical_expr::{
     ScalarUDFImpl, Signature, Values, Volatility,
 };
 
+use crate::failure::shortened;
 use crate::semantics::type_name;
 
 /// The query of an INSERT with checks in the place of such casts.
@@ -30,6 +32,7 @@ pub(crate) fn check_casts(input: LogicalPlan) -> Result<LogicalPlan> {
         return Ok(input);
     };
     let Projection { expr, input, .. } = projection;
+    let input = Arc::new(of_inner_values(Arc::unwrap_or_clone(input))?);
     let input = match Arc::unwrap_or_clone(input) {
         LogicalPlan::Values(values) => LogicalPlan::Values(of_values(values, &expr)?),
         other => other,
@@ -47,6 +50,26 @@ pub(crate) fn check_casts(input: LogicalPlan) -> Result<LogicalPlan> {
     });
     let projection = Projection::try_new(expr.collect(), Arc::new(input))?;
     Ok(LogicalPlan::Projection(projection))
+}
+
+/// The planner casts the rows of every VALUES below an INSERT as if they went straight into the table.
+fn of_inner_values(input: LogicalPlan) -> Result<LogicalPlan> {
+    if matches!(input, LogicalPlan::Values(_)) {
+        return Ok(input);
+    }
+    let none = DFSchema::empty();
+    let checked = input.transform_down_with_subqueries(|node| {
+        let LogicalPlan::Values(mut values) = node else {
+            return Ok(Transformed::no(node));
+        };
+        for row in &mut values.values {
+            for (value, field) in row.iter_mut().zip(values.schema.fields()) {
+                *value = checked(std::mem::take(value), field.name(), &none);
+            }
+        }
+        Ok(Transformed::yes(LogicalPlan::Values(values)))
+    })?;
+    Ok(checked.data)
 }
 
 /// Rows are cast where they stand; which column each goes to is told by those who take from them.
@@ -78,7 +101,8 @@ fn checked(expr: Expr, column: &str, schema: &DFSchema) -> Expr {
         Expr::Cast(Cast { expr, field }) if narrows(field.data_type()) => {
             let given = expr.get_type(schema);
             match given {
-                Ok(ty) if ty.is_floating() || ty.is_decimal() => {
+                // What is whole now may be widened by another branch of it later.
+                Ok(ty) if ty.is_numeric() => {
                     let function = Whole {
                         column: column.to_owned(),
                         ty: field.data_type().clone(),
@@ -97,6 +121,48 @@ fn checked(expr: Expr, column: &str, schema: &DFSchema) -> Expr {
 /// Types into which a cast may lose more than digits.
 fn narrows(ty: &DataType) -> bool {
     ty.is_integer() || matches!(ty, DataType::Float32 | DataType::Timestamp(_, _))
+}
+
+/// Values of whatever type a query came to, as a column's: branches of CASE and UNION widen each other after
+/// the casts of an INSERT were placed.
+///
+/// * errors: names the column and the first value that does not fit, as [`check_casts`] has it.
+pub(crate) fn fitted(column: &str, given: &ArrayRef, ty: &DataType) -> Result<ArrayRef, Failure> {
+    if given.data_type() == ty {
+        return Ok(Arc::clone(given));
+    }
+    let unfit = |code, value: &str| {
+        let detail = format!("column {column} is {}, {value} does not fit", type_name(ty));
+        Failure::new(code, detail)
+    };
+    let of_type = || {
+        let given = type_name(given.data_type());
+        unfit(ErrorCode::TypeMismatch, &format!("a value of type {given}"))
+    };
+    let number = given.data_type().is_numeric();
+    if number && narrows(ty) {
+        let function = Whole {
+            column: column.to_owned(),
+            ty: ty.clone(),
+            signature: Signature::any(1, Volatility::Immutable),
+        };
+        return function.of_array(given).map_err(|error| match error {
+            DataFusionError::External(inner) => match inner.downcast::<Failure>() {
+                Ok(failure) => *failure,
+                Err(_) => of_type(),
+            },
+            _ => of_type(),
+        });
+    }
+    let stored = cast(given, ty).map_err(|_| of_type())?;
+    let lost = (0..given.len()).find(|&row| stored.is_null(row) && given.is_valid(row));
+    match lost {
+        None => Ok(stored),
+        Some(row) => {
+            let value = array_value_to_string(given, row).unwrap_or_default();
+            Err(unfit(ErrorCode::ValueOutOfRange, &shortened(&value)))
+        }
+    }
 }
 
 #[derive(Debug, PartialEq, Eq, Hash)]
