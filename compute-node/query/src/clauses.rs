@@ -60,9 +60,32 @@ fn none_of(clauses: &[(bool, &'static str)]) -> ControlFlow<Clause> {
 
 /// Finds IN and EXISTS of a query where they are values: a filter becomes a join with the query, for any
 /// other place there is no operator. What stands inside of a query has its own filters.
-#[derive(Default)]
 struct Tests {
     depth: usize,
+    /// Why IN is refused here.
+    of_in: &'static str,
+    /// Why EXISTS is, which knows no NULL; `None` where it may stand.
+    of_exists: Option<&'static str>,
+}
+
+impl Tests {
+    /// In a place that is no filter.
+    fn as_values() -> Self {
+        Self {
+            depth: 0,
+            of_in: "IN of a query as a value, outside WHERE and HAVING,",
+            of_exists: Some("EXISTS as a value, outside WHERE and HAVING,"),
+        }
+    }
+
+    /// In a filter, but inside of another expression.
+    fn inside() -> Self {
+        Self {
+            depth: 0,
+            of_in: "IN of a query inside of another expression",
+            of_exists: None,
+        }
+    }
 }
 
 impl Visitor for Tests {
@@ -80,13 +103,15 @@ impl Visitor for Tests {
 
     fn pre_visit_expr(&mut self, expr: &Expr) -> ControlFlow<Clause> {
         let name = match expr {
-            _ if self.depth > 0 => return ControlFlow::Continue(()),
-            Expr::InSubquery { .. } => "IN of a query as a value, outside WHERE and HAVING,",
-            Expr::Exists { .. } => "EXISTS as a value, outside WHERE and HAVING,",
-            _ => return ControlFlow::Continue(()),
+            _ if self.depth > 0 => None,
+            Expr::InSubquery { .. } => Some(self.of_in),
+            Expr::Exists { .. } => self.of_exists,
+            _ => None,
         };
-        let place = Some(expr.span().start);
-        ControlFlow::Break(Clause { name, place })
+        match name {
+            Some(name) => refused_test(name, expr),
+            None => ControlFlow::Continue(()),
+        }
     }
 }
 
@@ -112,33 +137,25 @@ fn check_filter(filter: &Expr, place: Place) -> ControlFlow<Clause> {
             check_filter(left, Place::Beside)?;
             check_filter(right, Place::Beside)
         }
-        Expr::InSubquery { expr, negated, .. } => {
-            if *negated && place == Place::Beside {
-                return refused_test("NOT IN of a query beside OR (write NOT EXISTS)", filter);
+        _ => match tested(filter) {
+            Some((_, true)) if place == Place::Beside => {
+                refused_test("NOT IN of a query beside OR (write NOT EXISTS)", filter)
             }
-            expr.visit(&mut Inside::default())
-        }
-        Expr::UnaryOp { op, expr } if *op == UnaryOperator::Not => match plain(expr) {
-            Expr::InSubquery {
-                expr: tested,
-                negated,
-                ..
-            } => {
-                if !negated && place == Place::Beside {
-                    return refused_test("NOT IN of a query beside OR (write NOT EXISTS)", filter);
-                }
-                tested.visit(&mut Inside::default())
-            }
-            expr => expr.visit(&mut Inside::default()),
+            Some((operand, _)) => operand.visit(&mut Tests::inside()),
+            None => filter.visit(&mut Tests::inside()),
         },
-        other => other.visit(&mut Inside::default()),
     }
 }
 
-fn plain(expr: &Expr) -> &Expr {
-    match expr {
-        Expr::Nested(inner) => plain(inner),
-        expr => expr,
+/// What IN of a query tests, and whether it must not be there; `None` of another expression.
+fn tested(filter: &Expr) -> Option<(&Expr, bool)> {
+    match filter {
+        Expr::Nested(inner) => tested(inner),
+        Expr::InSubquery { expr, negated, .. } => Some((expr, *negated)),
+        Expr::UnaryOp { op, expr } if *op == UnaryOperator::Not => {
+            tested(expr).map(|(operand, negated)| (operand, !negated))
+        }
+        _ => None,
     }
 }
 
@@ -147,35 +164,6 @@ fn refused_test(name: &'static str, at: &Expr) -> ControlFlow<Clause> {
         name,
         place: Some(at.span().start),
     })
-}
-
-/// Finds IN of a query inside of another expression.
-#[derive(Default)]
-struct Inside {
-    depth: usize,
-}
-
-impl Visitor for Inside {
-    type Break = Clause;
-
-    fn pre_visit_query(&mut self, _: &Query) -> ControlFlow<Clause> {
-        self.depth += 1;
-        ControlFlow::Continue(())
-    }
-
-    fn post_visit_query(&mut self, _: &Query) -> ControlFlow<Clause> {
-        self.depth -= 1;
-        ControlFlow::Continue(())
-    }
-
-    fn pre_visit_expr(&mut self, expr: &Expr) -> ControlFlow<Clause> {
-        match expr {
-            Expr::InSubquery { .. } if self.depth == 0 => {
-                refused_test("IN of a query inside of another expression", expr)
-            }
-            _ => ControlFlow::Continue(()),
-        }
-    }
 }
 
 /// EXCEPT ALL or INTERSECT ALL, if there is one: how often a row occurs would be passed over.
@@ -219,7 +207,7 @@ impl Visitor for Clauses {
     type Break = Clause;
 
     fn pre_visit_query(&mut self, query: &Query) -> ControlFlow<Self::Break> {
-        query.order_by.visit(&mut Tests::default())?;
+        query.order_by.visit(&mut Tests::as_values())?;
         if let Some(name) = counted(&query.body) {
             return ControlFlow::Break(name.into());
         }
@@ -235,7 +223,7 @@ impl Visitor for Clauses {
         if let Some(modifier) = modified(&select.group_by) {
             return ControlFlow::Break(modifier.into());
         }
-        let mut tests = Tests::default();
+        let mut tests = Tests::as_values();
         select.projection.visit(&mut tests)?;
         select.group_by.visit(&mut tests)?;
         for filter in select.selection.iter().chain(&select.having) {

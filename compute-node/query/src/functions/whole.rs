@@ -155,7 +155,9 @@ pub(crate) fn fitted(column: &str, given: &ArrayRef, ty: &DataType) -> Result<Ar
         });
     }
     let stored = cast(given, ty).map_err(|_| of_type())?;
-    let lost = (0..given.len()).find(|&row| stored.is_null(row) && given.is_valid(row));
+    let nulls = given.logical_nulls();
+    let had_value = |row| nulls.as_ref().is_none_or(|nulls| nulls.is_valid(row));
+    let lost = (0..given.len()).find(|&row| stored.is_null(row) && had_value(row));
     match lost {
         None => Ok(stored),
         Some(row) => {

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use super::memory_table::{MemoryTable, NS, Tables, column};
 use super::{Bench, DAY, limits, sample, until};
 use crate::source::{Place, Snapshot, Snapshots};
-use crate::{Limits, QueryConfig, Slot, Statement};
+use crate::{Limits, QueryConfig, QueryStats, Slot, Statement};
 
 /// A table of many rows whose text is all different.
 fn large(rows: i64) -> MemoryTable {
@@ -110,6 +110,22 @@ async fn joins_do_not_outgrow_the_node() {
     assert_eq!(bench.query.memory_used(), 0);
 }
 
+/// Rows of an answer under limits, and what is counted of it.
+async fn counted(bench: &Bench, text: &str, limits: Limits) -> (usize, Arc<QueryStats>) {
+    let Statement::Query(plan) = bench.prepare(text).unwrap() else {
+        panic!("a query");
+    };
+    let answer = bench
+        .query
+        .execute(*plan, bench.tables.snapshots(), limits, Arc::new(()))
+        .await
+        .unwrap();
+    let stats = Arc::clone(&answer.stats);
+    let batches: Vec<_> = answer.batches.try_collect().await.unwrap();
+    let found = batches.iter().map(|batch| batch.num_rows()).sum();
+    (found, stats)
+}
+
 #[tokio::test]
 async fn answers_end_at_their_limits_and_say_so() {
     let bench = Bench::new(Tables::new(vec![sample()]));
@@ -119,21 +135,11 @@ async fn answers_end_at_their_limits_and_say_so() {
         (360, 360, false),
         (1_000, 360, false),
     ] {
-        let Statement::Query(plan) = bench.prepare("SELECT * FROM cpu").unwrap() else {
-            panic!("a query");
-        };
         let limits = Limits {
             rows: limit,
             ..limits()
         };
-        let answer = bench
-            .query
-            .execute(*plan, bench.tables.snapshots(), limits, Arc::new(()))
-            .await
-            .unwrap();
-        let stats = Arc::clone(&answer.stats);
-        let batches: Vec<_> = answer.batches.try_collect().await.unwrap();
-        let found: usize = batches.iter().map(|batch| batch.num_rows()).sum();
+        let (found, stats) = counted(&bench, "SELECT * FROM cpu", limits).await;
         assert_eq!(
             (found, stats.truncated()),
             (rows, truncated),
@@ -141,39 +147,12 @@ async fn answers_end_at_their_limits_and_say_so() {
         );
         assert_eq!(stats.rows(), rows as u64);
     }
-    let Statement::Query(plan) = bench.prepare("SELECT * FROM cpu").unwrap() else {
-        panic!("a query");
-    };
-    let limits = Limits {
-        bytes: 10_000,
-        ..limits()
-    };
-    let answer = bench
-        .query
-        .execute(*plan, bench.tables.snapshots(), limits, Arc::new(()))
-        .await
-        .unwrap();
-    let stats = Arc::clone(&answer.stats);
-    let batches: Vec<_> = answer.batches.try_collect().await.unwrap();
-    let found: usize = batches.iter().map(|batch| batch.num_rows()).sum();
+    let limited = |bytes| Limits { bytes, ..limits() };
+    let (found, stats) = counted(&bench, "SELECT * FROM cpu", limited(10_000)).await;
     assert!(stats.truncated() && found > 0 && found < 360, "{found}");
     // Groups come in pieces of one large batch, of which each holds only its own rows.
     let text = "SELECT n, count(*) FROM (SELECT unnest(range(0, 200000)) AS n) GROUP BY n";
-    let Statement::Query(plan) = bench.prepare(text).unwrap() else {
-        panic!("a query");
-    };
-    let limits = Limits {
-        bytes: 200_000 * 20,
-        ..limits
-    };
-    let answer = bench
-        .query
-        .execute(*plan, bench.tables.snapshots(), limits, Arc::new(()))
-        .await
-        .unwrap();
-    let stats = Arc::clone(&answer.stats);
-    let batches: Vec<_> = answer.batches.try_collect().await.unwrap();
-    let found: usize = batches.iter().map(|batch| batch.num_rows()).sum();
+    let (found, stats) = counted(&bench, text, limited(200_000 * 20)).await;
     assert_eq!((found, stats.truncated()), (200_000, false));
 }
 

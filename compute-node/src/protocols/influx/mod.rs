@@ -217,7 +217,7 @@ impl Parser {
                     match number + line.line_feeds - 1 {
                         last if last == number => run.errors.push(number, line.text, &fault),
                         // Good lines may be among them, if a string has lost a quote; but what stands
-                        // in a string is never taken for a line.
+                        // between two quotes is never taken for a line.
                         last => {
                             let fault =
                                 format!("{fault}; by its strings the line goes on to line {last}");

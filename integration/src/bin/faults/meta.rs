@@ -7,6 +7,7 @@ use integration::cluster::{Cluster, Plan, ways};
 use integration::http::{Answer, Http};
 use integration::load::{CONFIG, TABLE};
 use integration::proxy::Order;
+use integration::told::Told;
 use integration::wait;
 use tokio::time::Instant;
 
@@ -89,6 +90,7 @@ async fn without(settings: &Settings, plan: &Plan, gone: Gone, away: Duration) -
     let line = format!("{TABLE},writer=nobody unknown=1i 1700000000000000000\n");
     let (changed, column) = tokio::join!(http.sql_answer(CREATE), http.write("main", line));
     let (changed, column) = (changed?, column?);
+    // How long it is away is what is tried.
     tokio::time::sleep_until(killed + away).await;
     let flushed = ground.flushed(RECOVERED).await;
     let cut = ground.first_offsets().await?;
@@ -110,12 +112,7 @@ async fn without(settings: &Settings, plan: &Plan, gone: Gone, away: Duration) -
         column.status,
         column.said()
     ));
-    row.promise(told.failed() == 0 && told.succeeded() > 0, || {
-        "every write is acked meanwhile".to_owned()
-    });
-    row.promise(read.iter().all(|read| read.failed() == 0), || {
-        "every read is answered meanwhile".to_owned()
-    });
+    promise_untouched(&mut row, &told, &read);
     row.promise_done(&flushed, "every shard flushes meanwhile");
     let further = cut
         .iter()
@@ -140,6 +137,16 @@ async fn without(settings: &Settings, plan: &Plan, gone: Gone, away: Duration) -
     row.promise_answered(USUAL);
     row.promise_going_on(RECOVERED);
     Ok(row)
+}
+
+/// Holds a row to it that writers and readers noticed nothing.
+fn promise_untouched(row: &mut Row, written: &Told, read: &[Told]) {
+    row.promise(written.failed() == 0 && written.succeeded() > 0, || {
+        "every write is acked meanwhile".to_owned()
+    });
+    row.promise(read.iter().all(|read| read.failed() == 0), || {
+        "every read is answered meanwhile".to_owned()
+    });
 }
 
 /// Whether a change of the model was told to come again.
@@ -173,6 +180,7 @@ pub(crate) async fn etcd_slow(settings: &Settings) -> Result<Row> {
     let began = Instant::now();
     let changed = http.sql_answer(CREATE).await?;
     let took = began.elapsed();
+    // How long it is slow is what is tried: leases end, and beats are judged, meanwhile.
     tokio::time::sleep_until(slow_until).await;
     let told = all(&ground.load.told.all());
     let read = ground.reads.iter().map(|reads| all(&reads.told()));
@@ -186,12 +194,7 @@ pub(crate) async fn etcd_slow(settings: &Settings) -> Result<Row> {
         changed.status,
         changed.said()
     ));
-    row.promise(told.failed() == 0 && told.succeeded() > 0, || {
-        "every write is acked meanwhile".to_owned()
-    });
-    row.promise(read.iter().all(|read| read.failed() == 0), || {
-        "every read is answered meanwhile".to_owned()
-    });
+    promise_untouched(&mut row, &told, &read);
     row.promise(changed.status == 200 || is_retryable(&changed), || {
         format!("a change of the model is made, or gets 503 {RETRYABLE} with Retry-After")
     });
