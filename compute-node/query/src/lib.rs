@@ -13,6 +13,7 @@ mod clauses;
 mod columns;
 mod cursor;
 mod ddl;
+mod decimals;
 mod delete;
 mod duration;
 mod exact_times;

@@ -18,10 +18,11 @@ use datafusion::execution::object_store::{
 use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
 use datafusion::execution::session_state::SessionStateBuilder;
 use datafusion::execution::{FunctionRegistry, SessionStateDefaults};
-use datafusion::optimizer::OptimizerRule;
+use datafusion::optimizer::{Analyzer, AnalyzerRule, OptimizerRule};
 use datafusion::prelude::SessionConfig;
 use serde::{Deserialize, Serialize};
 
+use crate::decimals::DecimalsMeetDoubles;
 use crate::exact_times::ExactTimes;
 use crate::fragment::absorb::Absorb;
 use crate::functions;
@@ -156,6 +157,9 @@ fn state(config: &QueryConfig, runtime: Arc<RuntimeEnv>) -> Result<SessionState>
     options.optimizer.enable_window_topn = true;
     options.sql_parser.collect_spans = true;
     options.explain.show_sizes = false;
+    let mut analyzers: Vec<Arc<dyn AnalyzerRule + Send + Sync>> =
+        vec![Arc::new(DecimalsMeetDoubles)];
+    analyzers.extend(Analyzer::new().rules);
     let mut state = SessionStateBuilder::new()
         .with_config(session)
         .with_runtime_env(runtime)
@@ -165,6 +169,7 @@ fn state(config: &QueryConfig, runtime: Arc<RuntimeEnv>) -> Result<SessionState>
         .with_aggregate_functions(functions::aggregate())
         .with_window_functions(SessionStateDefaults::default_window_functions())
         .with_table_function_list(functions::table())
+        .with_analyzer_rules(analyzers)
         .build();
     state.register_function_rewrite(Arc::new(functions::Integers))?;
     state.register_function_rewrite(Arc::new(functions::PlainTags))?;
