@@ -27,7 +27,7 @@ use datafusion::sql::sqlparser::tokenizer::Token;
 
 use crate::cursor::Cursor;
 use crate::duration;
-use crate::failure::did_you_mean;
+use crate::hints::did_you_mean;
 use crate::names::Names;
 
 /// Tablets a table may be made with.

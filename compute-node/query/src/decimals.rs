@@ -98,11 +98,11 @@ fn of_node(plan: LogicalPlan) -> Result<Transformed<LogicalPlan>> {
 
 /// What expressions that meet become.
 #[derive(Clone, Copy, PartialEq)]
-enum Common {
+enum Meeting {
     /// Each DECIMAL a DOUBLE.
-    Double,
+    Doubles,
     /// Each number of the statement a DECIMAL.
-    Exact,
+    Decimals,
 }
 
 /// Most digits before the point, and behind it.
@@ -120,7 +120,7 @@ impl Digits {
 }
 
 /// What these expressions become where they meet; `None` where the planner knows it rightly.
-fn common<'e>(met: impl IntoIterator<Item = (&'e Expr, &'e DFSchema)>) -> Option<Common> {
+fn meeting_of<'e>(met: impl IntoIterator<Item = (&'e Expr, &'e DFSchema)>) -> Option<Meeting> {
     let mut digits = Digits::default();
     let (mut decimals, mut doubles, mut numbers) = (false, false, false);
     for (expr, schema) in met {
@@ -147,9 +147,9 @@ fn common<'e>(met: impl IntoIterator<Item = (&'e Expr, &'e DFSchema)>) -> Option
     }
     let fit = digits.before + digits.behind <= DIGITS_MAX;
     match (decimals, doubles, numbers) {
-        (true, false, true) if fit => Some(Common::Exact),
+        (true, false, true) if fit => Some(Meeting::Decimals),
         (true, false, false) | (false, ..) => None,
-        (true, ..) => Some(Common::Double),
+        (true, ..) => Some(Meeting::Doubles),
     }
 }
 
@@ -164,11 +164,13 @@ fn number(expr: &Expr) -> Option<Number> {
 }
 
 /// The expression as it has to be where it meets others.
-fn settled(expr: Expr, schema: &DFSchema, common: Common) -> Result<Expr> {
-    match common {
-        Common::Double if expr.get_type(schema)?.is_decimal() => Ok(cast(expr, DataType::Float64)),
-        Common::Double => Ok(expr),
-        Common::Exact => Ok(number(&expr)
+fn settled(expr: Expr, schema: &DFSchema, meeting: Meeting) -> Result<Expr> {
+    match meeting {
+        Meeting::Doubles if expr.get_type(schema)?.is_decimal() => {
+            Ok(cast(expr, DataType::Float64))
+        }
+        Meeting::Doubles => Ok(expr),
+        Meeting::Decimals => Ok(number(&expr)
             .and_then(|number| exact(&number))
             .unwrap_or(expr)),
     }
@@ -184,11 +186,11 @@ fn exact(number: &Number) -> Option<Expr> {
 
 /// Settles what meets each other in one expression.
 fn settle(met: Vec<&mut Expr>, schema: &DFSchema) -> Result<bool> {
-    let Some(common) = common(met.iter().map(|expr| (&**expr, schema))) else {
+    let Some(meeting) = meeting_of(met.iter().map(|expr| (&**expr, schema))) else {
         return Ok(false);
     };
     for expr in met {
-        *expr = settled(std::mem::take(expr), schema, common)?;
+        *expr = settled(std::mem::take(expr), schema, meeting)?;
     }
     Ok(true)
 }
@@ -267,11 +269,11 @@ fn is_comparison(op: Operator) -> bool {
 fn of_test(tested: &mut Expr, subquery: &mut Subquery, schema: &DFSchema) -> Result<bool> {
     let inner = Arc::clone(subquery.subquery.schema());
     let column = Expr::Column(Column::from(inner.qualified_field(0)));
-    let Some(common) = common([(&*tested, schema), (&column, inner.as_ref())]) else {
+    let Some(meeting) = meeting_of([(&*tested, schema), (&column, inner.as_ref())]) else {
         return Ok(false);
     };
-    *tested = settled(std::mem::take(tested), schema, common)?;
-    if common == Common::Double && inner.field(0).data_type().is_decimal() {
+    *tested = settled(std::mem::take(tested), schema, meeting)?;
+    if meeting == Meeting::Doubles && inner.field(0).data_type().is_decimal() {
         *subquery = cast_subquery(subquery.clone(), &DataType::Float64)?;
     }
     Ok(true)
@@ -286,9 +288,9 @@ fn of_join(mut join: Join) -> Result<Transformed<LogicalPlan>> {
     let mut changed = false;
     for (one, other) in &mut join.on {
         let met = [(&*one, left.as_ref()), (&*other, right.as_ref())];
-        if let Some(common) = common(met) {
-            *one = settled(std::mem::take(one), &left, common)?;
-            *other = settled(std::mem::take(other), &right, common)?;
+        if let Some(meeting) = meeting_of(met) {
+            *one = settled(std::mem::take(one), &left, meeting)?;
+            *other = settled(std::mem::take(other), &right, meeting)?;
             changed = true;
         }
     }
@@ -346,11 +348,11 @@ fn of_union(union: Union) -> Result<Transformed<LogicalPlan>> {
     for at in 0..width.unwrap_or(0) {
         let met = branches.iter();
         let met = met.map(|branch| (&branch.exprs[at], branch.of.schema().as_ref()));
-        let Some(common) = common(met) else {
+        let Some(meeting) = meeting_of(met) else {
             continue;
         };
         for Branch { exprs, of, .. } in &mut branches {
-            exprs[at] = settled(std::mem::take(&mut exprs[at]), of.schema(), common)?;
+            exprs[at] = settled(std::mem::take(&mut exprs[at]), of.schema(), meeting)?;
         }
         changed = true;
     }

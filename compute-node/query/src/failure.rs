@@ -10,67 +10,11 @@ use datafusion::common::{Column, SchemaError, Span};
 use datafusion::error::DataFusionError;
 use datafusion::sql::sqlparser::parser::ParserError;
 
-/// Longest name that is compared with others, in characters: what is longer is no slip of the hand.
-const COMPARED_CHARS_MAX: usize = 64;
-
-/// Most names that one is compared with. Comparing costs the product of two lengths, in one go.
-const COMPARED_MAX: usize = 4_096;
-
-/// The candidate that was probably meant, as "did you mean x?": at most one slip, and one more for
-/// every four letters.
-///
-/// * returns: `None` for a name of more than [`COMPARED_CHARS_MAX`]; of more candidates than
-///   [`COMPARED_MAX`] that have about its length, the first ones are compared.
-pub(crate) fn did_you_mean<'a>(
-    written: &str,
-    candidates: impl IntoIterator<Item = &'a str>,
-) -> Option<String> {
-    let length = written.chars().take(COMPARED_CHARS_MAX + 1).count();
-    if length > COMPARED_CHARS_MAX {
-        return None;
-    }
-    let lower = written.to_lowercase();
-    let slips_max = 1 + length / 4;
-    // Each letter that one has more than the other is a slip.
-    let about_as_long = |candidate: &&str| {
-        let chars = candidate.chars().take(length + slips_max + 1).count();
-        *candidate != written && length.abs_diff(chars) <= slips_max
-    };
-    candidates
-        .into_iter()
-        .filter(about_as_long)
-        .take(COMPARED_MAX)
-        .map(|candidate| {
-            let slips = strsim::damerau_levenshtein(&lower, &candidate.to_lowercase());
-            (slips, candidate)
-        })
-        .filter(|(slips, candidate)| {
-            let longest = length.max(candidate.chars().count());
-            *slips <= slips_max && *slips < longest
-        })
-        .min()
-        .map(|(_, candidate)| format!("did you mean {}?", quoted_if_needed(candidate)))
-}
+use crate::hints::did_you_mean;
+use crate::places::{find_mentioned, find_name};
 
 /// Longest sentence of DataFusion's that is told, in characters: some quote whole values.
 const DETAIL_CHARS_MAX: usize = 1_000;
-
-/// Most words of a sentence that are looked for in the statement, which each costs its length.
-const SOUGHT_MAX: usize = 32;
-
-/// A name as it has to be written in SQL.
-pub(crate) fn quoted_if_needed(name: &str) -> String {
-    let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_';
-    let starts = name
-        .bytes()
-        .next()
-        .is_some_and(|byte| byte.is_ascii_lowercase() || byte == b'_');
-    if starts && name.bytes().all(plain) {
-        name.to_owned()
-    } else {
-        format!("\"{}\"", name.replace('"', "\"\""))
-    }
-}
 
 /// A failure of parsing or planning `text`, with its place.
 pub(crate) fn of_plan(error: &DataFusionError, text: &str) -> Failure {
@@ -148,116 +92,6 @@ fn of_parser(error: &ParserError, text: &str) -> Option<Position> {
         Some((line, column)) => Position::of_line_column(text, line, column),
         None => Position::of_offset(text, text.trim_end().len()),
     })
-}
-
-/// First place where a name stands as a word of its own.
-pub(crate) fn find_name(text: &str, name: &str) -> Option<Position> {
-    let (text_lower, name_lower) = (text.to_ascii_lowercase(), name.to_ascii_lowercase());
-    let word = |char: char| char.is_alphanumeric() || char == '_';
-    text_lower
-        .match_indices(&name_lower)
-        .find(|(at, found)| {
-            let before = text_lower[..*at].chars().next_back();
-            let after = text_lower[at + found.len()..].chars().next();
-            !before.is_some_and(word) && !after.is_some_and(word)
-        })
-        .map(|(at, _)| Position::of_offset(text, at))
-}
-
-/// Words of our own and of DataFusion's sentences, which say nothing about the text.
-const COMMON_WORDS: &[&str] = &[
-    "a",
-    "an",
-    "and",
-    "are",
-    "argument",
-    "arguments",
-    "as",
-    "be",
-    "been",
-    "but",
-    "by",
-    "can",
-    "cannot",
-    "clause",
-    "column",
-    "columns",
-    "different",
-    "does",
-    "error",
-    "expected",
-    "failed",
-    "field",
-    "fit",
-    "for",
-    "from",
-    "function",
-    "got",
-    "has",
-    "have",
-    "in",
-    "into",
-    "invalid",
-    "is",
-    "it",
-    "its",
-    "joined",
-    "list",
-    "must",
-    "no",
-    "not",
-    "number",
-    "of",
-    "on",
-    "one",
-    "only",
-    "or",
-    "parsing",
-    "queries",
-    "query",
-    "range",
-    "row",
-    "statement",
-    "string",
-    "supported",
-    "table",
-    "take",
-    "takes",
-    "test",
-    "tests",
-    "that",
-    "the",
-    "there",
-    "time",
-    "timestamp",
-    "to",
-    "type",
-    "types",
-    "value",
-    "values",
-    "with",
-];
-
-/// First place of a word that the sentence takes from the text: what stands in quotes, else the
-/// last word that is not one of ours.
-fn find_mentioned(text: &str, sentence: &str) -> Option<Position> {
-    let quoted = sentence.split(['\'', '"']).skip(1).step_by(2);
-    let found = quoted
-        .filter(|quoted| !quoted.is_empty())
-        .take(SOUGHT_MAX)
-        .find_map(|quoted| {
-            let last = quoted.rsplit('.').next().unwrap_or(quoted);
-            find_name(text, quoted).or_else(|| find_name(text, last))
-        });
-    if found.is_some() {
-        return found;
-    }
-    let words = sentence.rsplit(|char: char| char.is_whitespace() || ",;:()-".contains(char));
-    words
-        .map(|word| word.trim_end_matches('.'))
-        .filter(|word| !word.is_empty() && !COMMON_WORDS.contains(&word.to_lowercase().as_str()))
-        .take(SOUGHT_MAX)
-        .find_map(|word| find_name(text, word))
 }
 
 /// The failure without a place, and a name by which to look for one.

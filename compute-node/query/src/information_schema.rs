@@ -14,7 +14,7 @@ use datafusion::common::Result;
 use datafusion::datasource::MemTable;
 use datafusion::error::DataFusionError;
 
-use crate::failure::did_you_mean;
+use crate::hints::did_you_mean;
 use crate::names::Names;
 
 /// Name of the schema in statements.

@@ -32,8 +32,8 @@ use datafusion::sql::parser::Statement;
 use datafusion::sql::planner::{ParserOptions, SqlToRel, object_name_to_table_reference};
 use datafusion::sql::sqlparser::ast::visit_relations;
 
-use crate::failure::did_you_mean;
 use crate::functions::Integers;
+use crate::hints::did_you_mean;
 use crate::information_schema;
 use crate::table::SeriesTable;
 

@@ -18,7 +18,7 @@ use datafusion::error::DataFusionError;
 use datafusion::logical_expr::{LogicalPlan, LogicalPlanBuilder, col, lit};
 
 use crate::cursor::Cursor;
-use crate::failure::quoted_if_needed;
+use crate::hints::quoted_if_needed;
 use crate::information_schema::{databases, memory, semantic, tables_of, texts};
 use crate::names::Names;
 

@@ -35,6 +35,7 @@ use crate::clauses;
 use crate::cursor::Cursor;
 use crate::delete::{self, Delete};
 use crate::failure;
+use crate::hints;
 use crate::insert::Insert;
 use crate::names::Names;
 use crate::params::Params;
@@ -259,7 +260,7 @@ fn check_verb(cursor: &mut Cursor<'_>) -> Result<(), Failure> {
         .chain(["CREATE", "DROP", "ALTER", "SHOW", "DESCRIBE"]);
     let known: Vec<String> = known.map(str::to_lowercase).collect();
     Err(
-        match failure::did_you_mean(&word, known.iter().map(String::as_str)) {
+        match hints::did_you_mean(&word, known.iter().map(String::as_str)) {
             Some(hint) => failure.hint(hint),
             None => failure,
         },
@@ -362,7 +363,7 @@ fn time_column(failure: Failure, tables: &[Arc<TableInfo>]) -> Failure {
         .find(|column| column.kind == ColumnKind::Time)
     {
         Some(time) => {
-            let hint = format!("did you mean {}?", failure::quoted_if_needed(&time.name));
+            let hint = format!("did you mean {}?", hints::quoted_if_needed(&time.name));
             failure.hint(hint)
         }
         None => failure,

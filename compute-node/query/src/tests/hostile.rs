@@ -7,7 +7,7 @@ use auxo_proto::error::ErrorCode;
 use super::memory_table::Tables;
 use super::{Bench, sample, show};
 use crate::QueryConfig;
-use crate::failure::did_you_mean;
+use crate::hints::did_you_mean;
 
 /// Longest time for one statement; debug builds are some ten times slower than what is shipped.
 const PATIENCE: Duration = Duration::from_secs(2);
