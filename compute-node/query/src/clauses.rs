@@ -78,6 +78,15 @@ impl Tests {
         }
     }
 
+    /// In what is read from: in the conditions of joins.
+    fn of_joins() -> Self {
+        Self {
+            depth: 0,
+            of_in: "IN of a query in the condition of a JOIN (it may stand in WHERE)",
+            of_exists: Some("EXISTS in the condition of a JOIN (it may stand in WHERE)"),
+        }
+    }
+
     /// In a filter, but inside of another expression.
     fn inside() -> Self {
         Self {
@@ -203,8 +212,30 @@ fn modified(group_by: &GroupByExpr) -> Option<&'static str> {
     })
 }
 
+/// A comparison with ANY or ALL rows of a query. The planner makes a filter inside of the query of it,
+/// where the names of the outer tables are taken for those of the query's own.
+fn quantified(expr: &Expr) -> Option<&'static str> {
+    let (name, rows) = match expr {
+        Expr::AnyOp { right, .. } => ("ANY of a query (write IN or EXISTS)", right),
+        Expr::AllOp { right, .. } => ("ALL of a query (write NOT EXISTS)", right),
+        _ => return None,
+    };
+    let mut rows = rows.as_ref();
+    while let Expr::Nested(inner) = rows {
+        rows = inner;
+    }
+    matches!(rows, Expr::Subquery(_)).then_some(name)
+}
+
 impl Visitor for Clauses {
     type Break = Clause;
+
+    fn pre_visit_expr(&mut self, expr: &Expr) -> ControlFlow<Self::Break> {
+        match quantified(expr) {
+            Some(name) => refused_test(name, expr),
+            None => ControlFlow::Continue(()),
+        }
+    }
 
     fn pre_visit_query(&mut self, query: &Query) -> ControlFlow<Self::Break> {
         query.order_by.visit(&mut Tests::as_values())?;
@@ -226,6 +257,7 @@ impl Visitor for Clauses {
         let mut tests = Tests::as_values();
         select.projection.visit(&mut tests)?;
         select.group_by.visit(&mut tests)?;
+        select.from.visit(&mut Tests::of_joins())?;
         for filter in select.selection.iter().chain(&select.having) {
             check_filter(filter, Place::Alone)?;
         }

@@ -245,7 +245,6 @@ fn of_expr(mut expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
             }
         }
         Expr::InSubquery(test) => of_test(&mut test.expr, &mut test.subquery, schema)?,
-        Expr::SetComparison(test) => of_test(&mut test.expr, &mut test.subquery, schema)?,
         _ => false,
     };
     Ok(Transformed::new_transformed(expr, changed))
