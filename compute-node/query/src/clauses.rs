@@ -7,6 +7,9 @@
 use std::ops::ControlFlow;
 
 use auxo_proto::error::{ErrorCode, Failure};
+use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
+use datafusion::common::{Result, not_impl_err};
+use datafusion::logical_expr::{Expr as Planned, LogicalPlan};
 use datafusion::sql::parser::Statement as Parsed;
 use datafusion::sql::sqlparser::ast::{
     BinaryOperator, Expr, GroupByExpr, GroupByWithModifier, Query, Select, SetExpr, SetOperator,
@@ -34,6 +37,29 @@ pub(crate) fn check(parsed: &Parsed, text: &str) -> Result<(), Failure> {
             })
         }
     }
+}
+
+/// Refuses NOT IN of a query that names columns of the outer one: the join that tests it takes the NULLs of
+/// all its rows for those of the outer row (DataFusion 55, an anti join with `null_aware` and a filter).
+pub(crate) fn check_plan(plan: &LogicalPlan) -> Result<()> {
+    let bound = |expr: &Planned, negated| {
+        matches!(expr, Planned::InSubquery(test)
+            if test.negated == negated && !test.subquery.outer_ref_columns.is_empty())
+    };
+    let check = |expr: &Planned| {
+        let found = match expr {
+            Planned::Not(inner) => bound(inner, false),
+            other => bound(other, true),
+        };
+        match found {
+            true => not_impl_err!(
+                "NOT IN of a query that names columns of the outer one (write NOT EXISTS) is not supported"
+            ),
+            false => Ok(TreeNodeRecursion::Continue),
+        }
+    };
+    plan.apply_with_subqueries(|node| node.apply_expressions(|expr| expr.apply(check)))?;
+    Ok(())
 }
 
 struct Clauses;

@@ -133,6 +133,10 @@ fn of_error(error: &DataFusionError) -> (Failure, Option<String>) {
                 "IN and EXISTS of a query as a value, outside WHERE and HAVING, are not supported";
             (Failure::new(ErrorCode::Unsupported, detail), None)
         }
+        DataFusionError::NotImplemented(text) if text.contains("ScalarSubquery(") => {
+            let detail = "a query as a value may name columns of the outer one in equalities alone";
+            (Failure::new(ErrorCode::Unsupported, detail), None)
+        }
         DataFusionError::NotImplemented(text) => {
             (Failure::new(ErrorCode::Unsupported, first_line(text)), None)
         }

@@ -30,6 +30,7 @@ mod names;
 mod number;
 mod params;
 mod places;
+mod precedence;
 mod pushdown;
 mod run;
 mod same_names;

@@ -39,6 +39,7 @@ use crate::hints;
 use crate::insert::Insert;
 use crate::names::Names;
 use crate::params::Params;
+use crate::precedence;
 use crate::run::QueryPlan;
 use crate::session::Query;
 use crate::threads::Slot;
@@ -296,9 +297,10 @@ fn parse(tokens: Vec<TokenWithSpan>, calls: usize) -> Result<Parsed> {
         .with_recursion_limit(calls)
         .build()?;
     let mut statements = parser.parse_statements()?;
-    statements
-        .pop_front()
-        .ok_or_else(|| DataFusionError::Internal("a statement without statements".into()))
+    let none = || DataFusionError::Internal("a statement without statements".into());
+    let mut parsed = statements.pop_front().ok_or_else(none)?;
+    precedence::mend(&mut parsed);
+    Ok(parsed)
 }
 
 fn external(failure: Failure) -> DataFusionError {
@@ -472,6 +474,7 @@ fn finish(names: &Names<'_>, plan: LogicalPlan) -> Result<QueryPlan> {
         .with_allow_statements(false)
         .verify_plan(&plan)?;
     check_size(&plan)?;
+    clauses::check_plan(&plan)?;
     let finished = names.state.optimize(&plan)?;
     Ok(QueryPlan {
         state: names.state.clone(),
