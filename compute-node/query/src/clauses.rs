@@ -7,6 +7,7 @@
 use std::ops::ControlFlow;
 
 use auxo_proto::error::{ErrorCode, Failure};
+use datafusion::arrow::datatypes::DataType;
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::common::{Result, not_impl_err};
 use datafusion::logical_expr::{Expr as Planned, LogicalPlan};
@@ -39,27 +40,60 @@ pub(crate) fn check(parsed: &Parsed, text: &str) -> Result<(), Failure> {
     }
 }
 
-/// Refuses NOT IN of a query that names columns of the outer one: the join that tests it takes the NULLs of
-/// all its rows for those of the outer row (DataFusion 55, an anti join with `null_aware` and a filter).
+/// Refuses what shows in the plan alone.
 pub(crate) fn check_plan(plan: &LogicalPlan) -> Result<()> {
+    let check = |expr: &Planned| {
+        if is_bound_test(expr) {
+            return not_impl_err!(
+                "NOT IN of a query that names columns of the outer one (write NOT EXISTS) is not supported"
+            );
+        }
+        if let Some(zone) = zone_of(expr) {
+            return not_impl_err!(
+                "a time in the zone '{zone}' is not supported: times are in UTC, and time_bucket takes a zone"
+            );
+        }
+        Ok(TreeNodeRecursion::Continue)
+    };
+    plan.apply_with_subqueries(|node| node.apply_expressions(|expr| expr.apply(check)))?;
+    Ok(())
+}
+
+/// NOT IN of a query that names columns of the outer one: the join that tests it takes the NULLs of all its rows
+/// for those of the outer row (DataFusion 55, an anti join with `null_aware` and a filter).
+fn is_bound_test(expr: &Planned) -> bool {
     let bound = |expr: &Planned, negated| {
         matches!(expr, Planned::InSubquery(test)
             if test.negated == negated && !test.subquery.outer_ref_columns.is_empty())
     };
-    let check = |expr: &Planned| {
-        let found = match expr {
-            Planned::Not(inner) => bound(inner, false),
-            other => bound(other, true),
-        };
-        match found {
-            true => not_impl_err!(
-                "NOT IN of a query that names columns of the outer one (write NOT EXISTS) is not supported"
-            ),
-            false => Ok(TreeNodeRecursion::Continue),
+    match expr {
+        Planned::Not(inner) => bound(inner, false),
+        other => bound(other, true),
+    }
+}
+
+/// The zone that an expression puts times into, but UTC: beside one, the planner would take a time without a
+/// zone, which is in UTC, for one of that zone.
+fn zone_of(expr: &Planned) -> Option<String> {
+    let ty = match expr {
+        Planned::Cast(cast) => cast.field.data_type().clone(),
+        Planned::TryCast(cast) => cast.field.data_type().clone(),
+        Planned::ScalarFunction(call)
+            if ["arrow_cast", "arrow_try_cast"].contains(&call.func.name()) =>
+        {
+            match call.args.get(1) {
+                Some(Planned::Literal(ty, _)) => ty.try_as_str()??.parse().ok()?,
+                _ => return None,
+            }
         }
+        _ => return None,
     };
-    plan.apply_with_subqueries(|node| node.apply_expressions(|expr| expr.apply(check)))?;
-    Ok(())
+    match ty {
+        DataType::Timestamp(_, Some(zone)) if !["UTC", "+00:00", "Z"].contains(&zone.as_ref()) => {
+            Some(zone.to_string())
+        }
+        _ => None,
+    }
 }
 
 struct Clauses;

@@ -47,6 +47,7 @@ mod tokens;
 mod values;
 mod weight;
 mod yielding;
+mod zeros;
 
 pub use delete::Delete;
 pub use insert::{Insert, rows_of};

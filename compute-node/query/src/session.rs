@@ -30,6 +30,7 @@ use crate::memory::NodePool;
 use crate::run;
 use crate::same_names;
 use crate::threads::Threads;
+use crate::zeros::OneZero;
 
 /// Sizes of a node's query engine.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -174,7 +175,8 @@ fn state(config: &QueryConfig, runtime: Arc<RuntimeEnv>) -> Result<SessionState>
     state.register_function_rewrite(Arc::new(functions::Integers))?;
     state.register_function_rewrite(Arc::new(functions::PlainTags))?;
     let known = Arc::new(run::task(&state, state.runtime_env().as_ref().clone()));
-    let mut rules: Vec<Arc<dyn OptimizerRule + Send + Sync>> = vec![Arc::new(ExactTimes)];
+    let mut rules: Vec<Arc<dyn OptimizerRule + Send + Sync>> =
+        vec![Arc::new(ExactTimes), Arc::new(OneZero)];
     rules.extend(state.optimizers().iter().cloned());
     let physical = same_names::guarded(state.physical_optimizers());
     let state = SessionStateBuilder::new_from_existing(state)

@@ -380,6 +380,7 @@ fn plan(
 ) -> Result<Statement> {
     let plan = names.plan(parsed)?;
     weight::check_terms(&plan)?;
+    clauses::check_plan(&plan)?;
     let plan = match (values, &plan) {
         (None, _) => plan,
         (Some(values), LogicalPlan::Dml(_)) => {
@@ -474,7 +475,6 @@ fn finish(names: &Names<'_>, plan: LogicalPlan) -> Result<QueryPlan> {
         .with_allow_statements(false)
         .verify_plan(&plan)?;
     check_size(&plan)?;
-    clauses::check_plan(&plan)?;
     let finished = names.state.optimize(&plan)?;
     Ok(QueryPlan {
         state: names.state.clone(),

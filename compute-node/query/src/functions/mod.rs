@@ -4,9 +4,12 @@
 //! Rooms: `time_bucket`, `first_last`, `wrapped` (bounds, and predicates on buckets turned into
 //! ranges of time), `size` (how much a call would make), `checked` (arithmetic that does not wrap),
 //! `sum`, `sliding` (floats in frames that slide), `whole` (integers of an INSERT), `plain` (tags for
-//! aggregates that know no dictionaries).
+//! aggregates that know no dictionaries), `extremes` (floats by group), `amended` (aggregates that one of
+//! the rooms changes).
 
+mod amended;
 pub(crate) mod checked;
+mod extremes;
 mod first_last;
 mod plain;
 mod size;
@@ -63,7 +66,7 @@ fn version() -> Arc<ScalarUDF> {
 pub(crate) fn aggregate() -> Vec<Arc<AggregateUDF>> {
     let mut functions = SessionStateDefaults::default_aggregate_functions();
     functions.retain(|function| function.name() != sum::NAME);
-    let mut functions: Vec<_> = functions.into_iter().map(sliding::wrap).collect();
+    let mut functions: Vec<_> = functions.into_iter().map(amended::wrap).collect();
     functions.push(sum::udaf());
     functions.extend(first_last::udafs());
     functions

@@ -13,12 +13,8 @@ use std::sync::Arc;
 use datafusion::arrow::array::{Array, ArrayRef, AsArray, Float64Array};
 use datafusion::arrow::datatypes::{DataType, FieldRef, Float64Type, Schema};
 use datafusion::common::{Result, ScalarValue};
-use datafusion::logical_expr::function::{AccumulatorArgs, StateFieldsArgs};
-use datafusion::logical_expr::utils::AggregateOrderSensitivity;
-use datafusion::logical_expr::{
-    Accumulator, AggregateUDF, AggregateUDFImpl, Documentation, GroupsAccumulator, ReversedUDAF,
-    SetMonotonicity, Signature,
-};
+use datafusion::logical_expr::function::AccumulatorArgs;
+use datafusion::logical_expr::{Accumulator, AggregateUDF};
 use datafusion::physical_expr::{PhysicalExpr, PhysicalSortExpr};
 
 /// Rows between two places of the front whose states are kept, and that are added up one by one.
@@ -45,12 +41,9 @@ const SUBTRACTING: [&str; 17] = [
     "regr_sxy",
 ];
 
-/// The function, with frames of its own if it would subtract.
-pub(super) fn wrap(function: Arc<AggregateUDF>) -> Arc<AggregateUDF> {
-    match SUBTRACTING.contains(&function.name()) {
-        true => Arc::new(AggregateUDF::from(Slides { inner: function })),
-        false => function,
-    }
+/// Whether frames of the function are answered here.
+pub(super) fn answers(name: &str) -> bool {
+    SUBTRACTING.contains(&name)
 }
 
 /// What answers for a frame: of this module where all arguments are floats, else the function's own.
@@ -62,76 +55,6 @@ pub(super) fn accumulator(
     match args.expr_fields.iter().all(float) && !args.is_distinct {
         true => Ok(Box::new(Frame::new(function, args))),
         false => function.create_sliding_accumulator(args),
-    }
-}
-
-#[derive(Debug, PartialEq, Eq, Hash)]
-struct Slides {
-    inner: Arc<AggregateUDF>,
-}
-
-impl AggregateUDFImpl for Slides {
-    fn name(&self) -> &str {
-        self.inner.name()
-    }
-
-    fn aliases(&self) -> &[String] {
-        self.inner.aliases()
-    }
-
-    fn signature(&self) -> &Signature {
-        self.inner.signature()
-    }
-
-    fn return_type(&self, types: &[DataType]) -> Result<DataType> {
-        self.inner.return_type(types)
-    }
-
-    fn is_nullable(&self) -> bool {
-        self.inner.is_nullable()
-    }
-
-    fn default_value(&self, ty: &DataType) -> Result<ScalarValue> {
-        self.inner.default_value(ty)
-    }
-
-    fn accumulator(&self, args: AccumulatorArgs) -> Result<Box<dyn Accumulator>> {
-        self.inner.accumulator(args)
-    }
-
-    fn create_sliding_accumulator(&self, args: AccumulatorArgs) -> Result<Box<dyn Accumulator>> {
-        accumulator(&self.inner, args)
-    }
-
-    fn state_fields(&self, args: StateFieldsArgs) -> Result<Vec<FieldRef>> {
-        self.inner.state_fields(args)
-    }
-
-    fn groups_accumulator_supported(&self, args: AccumulatorArgs) -> bool {
-        self.inner.groups_accumulator_supported(args)
-    }
-
-    fn create_groups_accumulator(
-        &self,
-        args: AccumulatorArgs,
-    ) -> Result<Box<dyn GroupsAccumulator>> {
-        self.inner.create_groups_accumulator(args)
-    }
-
-    fn reverse_expr(&self) -> ReversedUDAF {
-        self.inner.reverse_udf()
-    }
-
-    fn order_sensitivity(&self) -> AggregateOrderSensitivity {
-        self.inner.order_sensitivity()
-    }
-
-    fn set_monotonicity(&self, ty: &DataType) -> SetMonotonicity {
-        self.inner.inner().set_monotonicity(ty)
-    }
-
-    fn documentation(&self) -> Option<&Documentation> {
-        self.inner.documentation()
     }
 }
 

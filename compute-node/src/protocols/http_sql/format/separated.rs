@@ -1,4 +1,4 @@
-//! RFC 4180 with commas or tabs. No value is an empty cell, empty text is `""`.
+//! RFC 4180 with commas or tabs. No value is an empty cell, empty text and empty bytes are `""`.
 
 use arrow::array::RecordBatch;
 use arrow::error::ArrowError;
@@ -66,7 +66,13 @@ impl Encoder for Separated {
                 }
                 match cells.kind {
                     _ if cells.is_null(row) => {}
-                    Kind::Bare | Kind::Float | Kind::Plain => cells.write(row, out),
+                    Kind::Bare | Kind::Float | Kind::Plain => {
+                        let before = out.len();
+                        cells.write(row, out);
+                        if out.len() == before {
+                            write_text(&[], self.separator, out);
+                        }
+                    }
                     Kind::Text | Kind::Json => {
                         text.clear();
                         cells.write(row, &mut text);

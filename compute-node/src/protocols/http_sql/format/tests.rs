@@ -245,6 +245,9 @@ fn separated_values_quote_what_they_must() {
         Arc::new(StringViewArray::from(vec![Some(""), None])),
     )]);
     assert_eq!(text(Format::Csv, &[empty]), "t\r\n\"\"\r\n\r\n");
+    let bytes: ArrayRef = Arc::new(BinaryArray::from(vec![Some(b"".as_slice()), None]));
+    let bytes = RecordBatch::try_from_iter_with_nullable([("t", bytes, true)]).unwrap();
+    assert_eq!(text(Format::Csv, &[bytes]), "t\r\n\"\"\r\n\r\n");
 }
 
 #[test]
