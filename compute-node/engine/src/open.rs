@@ -2,7 +2,8 @@
 //!
 //! 1. Store the next term under the epoch on the own disk; draw a writer number.
 //! 2. Read the newest manifest; one of a higher term means somebody else leads.
-//! 3. Make the region if it is a new shard; append the claim.
+//! 3. Make the region if it is a new shard, else see that the log reaches as far as the manifest knows it;
+//!    append the claim.
 //! 4. Feed the log from the manifest's `flushed` to VALID until the own claim counts. If the log was
 //!    cut above that meanwhile, begin again from the manifest that allowed the cut.
 //! 5. Take the manifest over (bump). If another committer came first its manifest is newer: again
@@ -37,6 +38,9 @@ use crate::{Engine, batches::Batches};
 
 /// Longest time until the claim counts.
 const OPEN_TIME: Duration = Duration::from_secs(30);
+
+/// Longest time for which the end of a log whose end is not linear may be an older one.
+const END_LAGS: Duration = Duration::from_secs(2);
 
 /// Requests that may wait for a shard's appending task.
 const QUEUE: usize = 1_024;
@@ -139,6 +143,11 @@ impl Engine {
             self.0.wal.create(region).await.map_err(log_error)?;
         }
         let region = self.0.wal.open(region).await.map_err(log_error)?;
+        if let Some((_, manifest)) = &newest
+            && manifest.incarnation == order.incarnation
+        {
+            check_end(order.shard, &region, manifest).await?;
+        }
         let deadline = Instant::now() + OPEN_TIME;
         let claim_frame = claim::frame(&id, term, writer, 0);
         let placed = claim::append(&region, &claim_frame, deadline)
@@ -353,6 +362,30 @@ async fn read_newest(
             OpenError::Parked(format!("shard {shard}: {error}"))
         }
     })
+}
+
+/// Makes sure that the log reaches as far as the manifest knows it, before anything is added to it: the claims
+/// of one attempt after another would fill up what is missing, and hide it.
+async fn check_end(
+    shard: ShardId,
+    region: &Arc<dyn Region>,
+    manifest: &Manifest,
+) -> Result<(), OpenError> {
+    let known = manifest.flushed.max(manifest.claim + 1);
+    let until = Instant::now() + END_LAGS;
+    loop {
+        let end = region.end().await.map_err(log_error)?.offset;
+        if end >= known {
+            return Ok(());
+        }
+        if region.end_is_linear() || Instant::now() > until {
+            return Err(OpenError::Parked(format!(
+                "the log of shard {shard} ends at {end}, but the manifest knows it up to {} and a claim at {}",
+                manifest.flushed, manifest.claim
+            )));
+        }
+        tokio::time::sleep(claim::PAUSE).await;
+    }
 }
 
 fn log_error(error: WalError) -> OpenError {

@@ -9,7 +9,7 @@ use std::time::Duration;
 use crate::ground::poor_log::Poor;
 use crate::ground::told::{Answer, Told, seen, write};
 use crate::ground::{REGION, Services, check_for_ever, ended, log_end, patient, until};
-use auxo_engine::{Ended, WriteError};
+use auxo_engine::{Ended, OpenError, WriteError};
 use auxo_proto::schema::MergeMode;
 use auxo_wal_adapters::WalError;
 use auxo_wal_adapters::memory::{Fault, MemorySettings};
@@ -237,6 +237,51 @@ async fn what_parks_a_shard_leaves_its_frames_unknown_and_its_rows_readable() {
     let answer = write(&shard, 2, None).await;
     assert!(matches!(answer, Err(WriteError::Refused(_))), "{answer:?}");
     assert!(matches!(ended(&shard).await, Ended::Parked(_)), "regressed");
+}
+
+/// No attempt to open leaves anything in the log: claims would fill it up to where the manifest knows it.
+#[tokio::test]
+async fn a_log_that_lost_what_was_flushed_parks_however_often_it_is_opened() {
+    for (linear_end, attempts) in [(true, 10), (false, 2)] {
+        let services = Services::with_log(MemorySettings {
+            linear_end,
+            ..MemorySettings::default()
+        });
+        let first = services.node(1);
+        let shard = first.with_table(1, MergeMode::Append).await;
+        for value in 1..=3 {
+            write(&shard, value, None).await.unwrap();
+        }
+        shard.flush().await.unwrap();
+        first.end().await;
+        services.wal.regress(REGION, 1).unwrap();
+        for epoch in 2..2 + attempts {
+            let opened = services.node(epoch).try_lead(epoch).await.err();
+            assert!(matches!(opened, Some(OpenError::Parked(_))), "{opened:?}");
+            assert_eq!(log_end(&services), 1, "epoch {epoch}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_end_that_is_only_an_older_one_parks_until_it_is_known() {
+    let services = Services::with_log(MemorySettings {
+        linear_end: false,
+        ..MemorySettings::default()
+    });
+    let first = services.node(1);
+    let shard = first.with_table(1, MergeMode::Append).await;
+    services.wal.freeze_end(REGION, true).unwrap();
+    write(&shard, 1, None).await.unwrap();
+    shard.flush().await.unwrap();
+    let rows = first.read().await;
+    first.end().await;
+    let second = services.node(2);
+    let opened = second.try_lead(2).await.err();
+    assert!(matches!(opened, Some(OpenError::Parked(_))), "{opened:?}");
+    services.wal.freeze_end(REGION, false).unwrap();
+    second.lead(3).await;
+    assert_eq!(second.read().await, rows);
 }
 
 #[tokio::test]

@@ -53,14 +53,19 @@ async fn a_frame_overtaken_by_the_successors_claim_is_rejected() {
     let services = Services::new();
     let old = services.node(1);
     let zombie = old.with_table(1, MergeMode::Append).await;
-    services.wal.inject(REGION, Fault::Overtaken).unwrap();
     let new = services.node(2);
+    new.log.hold_sending(true);
+    let writing = async {
+        until("claiming", || new.log.appended() > 0).await;
+        services.wal.inject(REGION, Fault::Overtaken).unwrap();
+        write(&zombie, 1, None).await
+    };
     let before = old.log.appended();
     let overtaking = async {
         until("sent", || old.log.appended() > before).await;
-        new.lead(2).await
+        new.log.hold_sending(false);
     };
-    let (answer, _) = tokio::join!(write(&zombie, 1, None), overtaking);
+    let (answer, (), _) = tokio::join!(writing, overtaking, new.lead(2));
     assert_eq!(answer, Err(WriteError::NotLeader(SHARD)));
     let told = Told(BTreeMap::from([(1, vec![Answer::Rejected])]));
     told.check(&seen(&old).await).unwrap();

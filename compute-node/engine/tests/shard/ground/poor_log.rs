@@ -1,5 +1,5 @@
-//! The log as one node sees it over a poor connection: reads and ends fail by a script, answers to
-//! appends can be held back, the whole service can be away, or be another one that is empty. Faults of the service itself, which
+//! The log as one node sees it over a poor connection: reads and ends fail by a script, appends and
+//! answers to them can be held back, the whole service can be away, or be another one that is empty. Faults of the service itself, which
 //! everybody sees, are `MemoryWal`'s.
 
 use std::collections::VecDeque;
@@ -40,6 +40,7 @@ struct State {
     ends: Mutex<VecDeque<Poor>>,
     away: watch::Sender<bool>,
     held: watch::Sender<bool>,
+    sending_held: watch::Sender<bool>,
     remade: AtomicBool,
     appended: AtomicUsize,
     events: Events,
@@ -52,6 +53,7 @@ impl PoorLog {
             ends: Mutex::default(),
             away: watch::Sender::new(false),
             held: watch::Sender::new(false),
+            sending_held: watch::Sender::new(false),
             remade: AtomicBool::new(false),
             appended: AtomicUsize::new(0),
             events,
@@ -77,7 +79,7 @@ impl PoorLog {
         self.state.reads.lock().is_empty() && self.state.ends.lock().is_empty()
     }
 
-    /// Frames that this node has handed to the service.
+    /// Frames that this node has appended.
     pub(crate) fn appended(&self) -> usize {
         self.state.appended.load(Ordering::SeqCst)
     }
@@ -90,6 +92,11 @@ impl PoorLog {
     /// From now on appends of this node land in an empty log in the place of the one it knows.
     pub(crate) fn remade(&self) {
         self.state.remade.store(true, Ordering::SeqCst);
+    }
+
+    /// While held, what this node appends does not reach the service.
+    pub(crate) fn hold_sending(&self, held: bool) {
+        self.state.sending_held.send_replace(held);
     }
 
     /// While held, appends land and this node is not told.
@@ -145,7 +152,19 @@ impl Region for PoorRegion {
         if self.state.remade.load(Ordering::SeqCst) {
             return futures::future::ready(Ok(Placed::At(0))).boxed();
         }
-        let appending = self.region.append(frame);
+        let mut sending_held = self.state.sending_held.subscribe();
+        let is_held = *sending_held.borrow_and_update();
+        let appending = match is_held {
+            false => self.region.append(frame),
+            true => {
+                let region = Arc::clone(&self.region);
+                async move {
+                    let _ = sending_held.wait_for(|held| !held).await;
+                    region.append(frame).await
+                }
+                .boxed()
+            }
+        };
         self.state.appended.fetch_add(1, Ordering::SeqCst);
         let mut held = self.state.held.subscribe();
         async move {
