@@ -384,6 +384,18 @@ impl Config {
         if self.listen.public.is_empty() {
             found.push("\"listen.public\" is empty: nobody could connect".to_owned());
         }
+        if self.limits.connections == 0 {
+            found.push("\"limits.connections\" is 0: nobody could connect".to_owned());
+        }
+        if self.meta.shards == 0 {
+            found.push("\"meta.shards\" is 0: rows would have no place".to_owned());
+        }
+        if !self.client.url.starts_with("http://") {
+            found.push(format!(
+                "\"client.url\" is {:?}, which does not begin with http://",
+                self.client.url
+            ));
+        }
         let advertised = &self.listen.advertised;
         if !advertised.is_empty() && !is_host_and_port(advertised) {
             found.push(format!(

@@ -7,12 +7,14 @@ use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use tracing::level_filters::LevelFilter;
+
 use auxo_sst::s3::address::{Bucket, Endpoint};
 
 use super::units::as_text;
 use crate::environment::Environment;
 
-/// Where the write-ahead log is: `local://PATH`, `memory://`, `object://…`, `kafka://…`.
+/// Where the write-ahead log is: `local://PATH`, `memory://`, `kafka://…`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct WalUrl(String);
 
@@ -64,7 +66,7 @@ impl FromStr for WalUrl {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        checked(text, &["local", "memory", "object", "kafka"]).map(Self)
+        checked(text, &["local", "memory", "kafka"]).map(Self)
     }
 }
 
@@ -235,8 +237,11 @@ impl FromStr for Directives {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
+        // The library takes a word that is no level for the name of a module, of which all is logged.
+        let is_known =
+            |part: &str| part.contains('=') || part.trim().parse::<LevelFilter>().is_ok();
         match tracing_subscriber::EnvFilter::try_new(text) {
-            Ok(_) if !text.trim().is_empty() => Ok(Self(text.to_owned())),
+            Ok(_) if text.split(',').all(is_known) => Ok(Self(text.to_owned())),
             _ => Err(format!(
                 "{text:?} is not a level: error, warn, info, debug or trace, or MODULE=LEVEL,…"
             )),

@@ -73,6 +73,16 @@ fn what_contradicts_is_a_fault() {
          \"flush.unflushed_bytes\" is 2GiB, above \"flush.unflushed_bytes_max\", which is 1GiB",
     );
     check_faults(
+        "[limits]\nconnections = 0\n[meta]\nshards = 0\n[client]\nurl = \"https://node\"\n",
+        "\"limits.connections\" is 0: nobody could connect\n\
+         \"meta.shards\" is 0: rows would have no place\n\
+         \"client.url\" is \"https://node\", which does not begin with http://",
+    );
+    check_faults(
+        "[log]\nlevel = \"inof\"\n",
+        "auxo.toml:2:9: bad value for \"log.level\": \"inof\" is not a level: error, warn, info, debug or trace, or MODULE=LEVEL,…",
+    );
+    check_faults(
         "[listen]\nadvertised = \"node:http\"\n",
         "\"listen.advertised\" is \"node:http\", which is no HOST:PORT",
     );
