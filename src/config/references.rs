@@ -237,9 +237,10 @@ impl FromStr for Directives {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        // The library takes a word that is no level for the name of a module, of which all is logged.
-        let is_known =
-            |part: &str| part.contains('=') || part.trim().parse::<LevelFilter>().is_ok();
+        // The library takes a word that is no level for the name of a module, of which all is logged, and
+        // nothing at all for a level.
+        let is_level = |part: &str| !part.is_empty() && part.parse::<LevelFilter>().is_ok();
+        let is_known = |part: &str| part.contains('=') || is_level(part.trim());
         match tracing_subscriber::EnvFilter::try_new(text) {
             Ok(_) if text.split(',').all(is_known) => Ok(Self(text.to_owned())),
             _ => Err(format!(
@@ -314,5 +315,6 @@ mod tests {
         assert!("info,auxo_engine=debug".parse::<Directives>().is_ok());
         assert!("".parse::<Directives>().is_err());
         assert!("auxo=loud".parse::<Directives>().is_err());
+        assert!("inof".parse::<Directives>().is_err());
     }
 }
