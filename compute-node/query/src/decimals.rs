@@ -18,12 +18,14 @@ use datafusion::logical_expr::expr_rewriter::{NamePreserver, SavedName};
 use datafusion::logical_expr::expr_schema::cast_subquery;
 use datafusion::logical_expr::utils::merge_schema;
 use datafusion::logical_expr::{
-    Between, BinaryExpr, Expr, ExprSchemable, Join, LogicalPlan, Operator, Projection, Subquery,
-    Union, cast, lit,
+    Between, BinaryExpr, Expr, ExprSchemable, Join, LogicalPlan, Projection, Subquery, Union, cast,
+    lit,
 };
 use datafusion::optimizer::AnalyzerRule;
 
+use crate::functions::checked::compares;
 use crate::number::{DIGITS_MAX, Number};
+use crate::rewriting::each_expr;
 
 /// The rule; it stands before the planner's own coercion.
 #[derive(Debug)]
@@ -82,18 +84,13 @@ fn stop_if(found: bool) -> TreeNodeRecursion {
 
 fn of_node(plan: LogicalPlan) -> Result<Transformed<LogicalPlan>> {
     let schema = merge_schema(&plan.inputs());
-    let names = NamePreserver::new(&plan);
-    plan.map_expressions(|expr| {
-        let name = names.save(&expr);
-        let settled = expr.transform_up(|expr| of_expr(expr, &schema))?;
-        Ok(settled.update_data(|expr| name.restore(expr)))
-    })?
-    .transform_data(|plan| match plan {
-        LogicalPlan::Join(join) => of_join(join),
-        LogicalPlan::Union(union) => of_union(union),
-        other => Ok(Transformed::no(other)),
-    })?
-    .map_data(LogicalPlan::recompute_schema)
+    each_expr(plan, |expr| of_expr(expr, &schema))?
+        .transform_data(|plan| match plan {
+            LogicalPlan::Join(join) => of_join(join),
+            LogicalPlan::Union(union) => of_union(union),
+            other => Ok(Transformed::no(other)),
+        })?
+        .map_data(LogicalPlan::recompute_schema)
 }
 
 /// What expressions that meet become.
@@ -208,7 +205,7 @@ const ONE_TYPE: [(&str, usize); 7] = [
 
 fn of_expr(mut expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
     let changed = match &mut expr {
-        Expr::BinaryExpr(BinaryExpr { left, op, right }) if is_comparison(*op) => {
+        Expr::BinaryExpr(BinaryExpr { left, op, right }) if compares(*op) => {
             settle(vec![left, right], schema)?
         }
         Expr::Between(Between {
@@ -248,20 +245,6 @@ fn of_expr(mut expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
         _ => false,
     };
     Ok(Transformed::new_transformed(expr, changed))
-}
-
-fn is_comparison(op: Operator) -> bool {
-    matches!(
-        op,
-        Operator::Eq
-            | Operator::NotEq
-            | Operator::Lt
-            | Operator::LtEq
-            | Operator::Gt
-            | Operator::GtEq
-            | Operator::IsDistinctFrom
-            | Operator::IsNotDistinctFrom
-    )
 }
 
 /// A test against the one column of a query.

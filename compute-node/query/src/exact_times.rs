@@ -8,10 +8,9 @@
 //!   divides, which goes toward 1970, while it reads text downward: one moment would have two names.
 
 use datafusion::arrow::datatypes::{DataType, Field, TimeUnit};
-use datafusion::common::tree_node::{Transformed, TreeNode};
+use datafusion::common::tree_node::Transformed;
 use datafusion::common::{DFSchema, Result, ScalarValue};
 use datafusion::logical_expr::expr::{Cast, InList, TryCast};
-use datafusion::logical_expr::expr_rewriter::NamePreserver;
 use datafusion::logical_expr::simplify::SimplifyContext;
 use datafusion::logical_expr::utils::merge_schema;
 use datafusion::logical_expr::{
@@ -22,6 +21,7 @@ use datafusion::optimizer::simplify_expressions::ExprSimplifier;
 use datafusion::optimizer::{OptimizerConfig, OptimizerRule};
 
 use crate::functions;
+use crate::rewriting::each_expr;
 
 /// The rule; it stands before every other one.
 #[derive(Debug)]
@@ -55,12 +55,7 @@ impl OptimizerRule for ExactTimes {
             schema,
             constants: ExprSimplifier::new(context),
         };
-        let names = NamePreserver::new(&plan);
-        plan.map_expressions(|expr| {
-            let name = names.save(&expr);
-            let rewritten = expr.transform_up(|expr| compared.exactly(expr))?;
-            Ok(rewritten.update_data(|expr| name.restore(expr)))
-        })
+        each_expr(plan, |expr| compared.exactly(expr))
     }
 }
 

@@ -10,6 +10,7 @@
 //! [`source::Snapshots`]; what a statement changes is handed back as a value for others to do.
 
 mod clauses;
+mod column_types;
 mod columns;
 mod cursor;
 mod ddl;
@@ -32,6 +33,7 @@ mod params;
 mod places;
 mod precedence;
 mod pushdown;
+mod rewriting;
 mod run;
 mod same_names;
 mod scan;
@@ -45,6 +47,7 @@ mod table;
 mod threads;
 mod tokens;
 mod values;
+mod verbs;
 mod weight;
 mod yielding;
 mod zeros;

@@ -35,7 +35,7 @@ use crate::clauses;
 use crate::cursor::Cursor;
 use crate::delete::{self, Delete};
 use crate::failure;
-use crate::hints;
+use crate::hints::quoted_if_needed;
 use crate::insert::Insert;
 use crate::names::Names;
 use crate::params::Params;
@@ -44,7 +44,7 @@ use crate::run::QueryPlan;
 use crate::session::Query;
 use crate::threads::Slot;
 use crate::tokens::{self, Words};
-use crate::{ddl, functions, literals, semantics, show, values, weight};
+use crate::{ddl, functions, literals, semantics, show, values, verbs, weight};
 
 /// A statement that was understood.
 #[derive(Debug)]
@@ -156,7 +156,7 @@ impl Query {
                 return Ok(Statement::Query(Box::new(plan)));
             }
         }
-        check_verb(&mut cursor)?;
+        verbs::check(&mut cursor)?;
         let mut parsed = parse(tokens, parser_calls).map_err(of_plan)?;
         check_kind(&parsed).map_err(of_plan)?;
         weight::check_parts(&parsed).map_err(of_plan)?;
@@ -180,92 +180,6 @@ impl Query {
         props.query_execution_start_time = Some(now);
         state
     }
-}
-
-/// Words that may begin a statement for DataFusion's parser.
-const VERBS: [&str; 7] = [
-    "SELECT", "WITH", "VALUES", "TABLE", "EXPLAIN", "INSERT", "DELETE",
-];
-
-/// Words that begin a statement we know of and do not carry out, with what to do instead.
-const REFUSED: [(&str, &str); 22] = [
-    (
-        "COPY",
-        "rows go out by SELECT in any format, and come in by INSERT or line protocol",
-    ),
-    ("SET", "settings are arguments of the request"),
-    ("RESET", "settings are arguments of the request"),
-    (
-        "UPDATE",
-        "a row with the same tags and time replaces the old one: INSERT it",
-    ),
-    (
-        "MERGE",
-        "a row with the same tags and time replaces the old one: INSERT it",
-    ),
-    (
-        "REPLACE",
-        "a row with the same tags and time replaces the old one: INSERT it",
-    ),
-    (
-        "TRUNCATE",
-        "DELETE FROM a table without WHERE hides all its rows",
-    ),
-    (
-        "BEGIN",
-        "there are no transactions, each statement stands alone",
-    ),
-    (
-        "START",
-        "there are no transactions, each statement stands alone",
-    ),
-    (
-        "COMMIT",
-        "there are no transactions, each statement stands alone",
-    ),
-    (
-        "ROLLBACK",
-        "there are no transactions, each statement stands alone",
-    ),
-    (
-        "SAVEPOINT",
-        "there are no transactions, each statement stands alone",
-    ),
-    ("GRANT", "there are no users and no rights"),
-    ("REVOKE", "there are no users and no rights"),
-    ("USE", "the database is the argument db of the request"),
-    ("PREPARE", "send the statement with its parameters"),
-    ("EXECUTE", "send the statement with its parameters"),
-    ("DEALLOCATE", "send the statement with its parameters"),
-    ("KILL", "a query is cancelled by DELETE /v1/queries/{id}"),
-    (
-        "ANALYZE",
-        "EXPLAIN ANALYZE runs a query and says what it did",
-    ),
-    ("CALL", "there are no stored procedures"),
-    ("LOAD", "rows come in by INSERT or line protocol"),
-];
-
-fn check_verb(cursor: &mut Cursor<'_>) -> Result<(), Failure> {
-    if let Some((verb, hint)) = REFUSED.iter().find(|(verb, _)| cursor.sees(verb)) {
-        let detail = format!("{verb} is not supported");
-        return Err(cursor.failure(ErrorCode::Unsupported, detail).hint(*hint));
-    }
-    if cursor.sees_paren() || VERBS.iter().any(|verb| cursor.sees(verb)) {
-        return Ok(());
-    }
-    let failure = cursor.expected("a statement");
-    let word = cursor.name("a statement").unwrap_or_default();
-    let known = VERBS
-        .into_iter()
-        .chain(["CREATE", "DROP", "ALTER", "SHOW", "DESCRIBE"]);
-    let known: Vec<String> = known.map(str::to_lowercase).collect();
-    Err(
-        match hints::did_you_mean(&word, known.iter().map(String::as_str)) {
-            Some(hint) => failure.hint(hint),
-            None => failure,
-        },
-    )
 }
 
 /// Levels of nesting that are read and planned on the caller's stack.
@@ -365,7 +279,7 @@ fn time_column(failure: Failure, tables: &[Arc<TableInfo>]) -> Failure {
         .find(|column| column.kind == ColumnKind::Time)
     {
         Some(time) => {
-            let hint = format!("did you mean {}?", hints::quoted_if_needed(&time.name));
+            let hint = format!("did you mean {}?", quoted_if_needed(&time.name));
             failure.hint(hint)
         }
         None => failure,

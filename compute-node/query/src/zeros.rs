@@ -5,15 +5,16 @@
 //! negative zero: -0.0 + 0.0 is 0.0, and every other value stays what it is (IEEE 754, section 6.3).
 
 use datafusion::arrow::datatypes::DataType;
-use datafusion::common::tree_node::{Transformed, TreeNode};
+use datafusion::common::tree_node::Transformed;
 use datafusion::common::{DFSchema, Result, ScalarValue};
-use datafusion::logical_expr::expr_rewriter::NamePreserver;
 use datafusion::logical_expr::utils::merge_schema;
 use datafusion::logical_expr::{
     Expr, ExprSchemable, LogicalPlan, Operator, WindowFunctionDefinition, binary_expr, lit,
 };
 use datafusion::optimizer::optimizer::ApplyOrder;
 use datafusion::optimizer::{OptimizerConfig, OptimizerRule};
+
+use crate::rewriting::each_expr;
 
 /// The rule; it stands before those that fold constants.
 #[derive(Debug)]
@@ -38,12 +39,7 @@ impl OptimizerRule for OneZero {
         _: &dyn OptimizerConfig,
     ) -> Result<Transformed<LogicalPlan>> {
         let schema = merge_schema(&plan.inputs());
-        let names = NamePreserver::new(&plan);
-        plan.map_expressions(|expr| {
-            let name = names.save(&expr);
-            let rewritten = expr.transform_up(|expr| Ok(of_expr(expr, &schema)))?;
-            Ok(rewritten.update_data(|expr| name.restore(expr)))
-        })
+        each_expr(plan, |expr| Ok(of_expr(expr, &schema)))
     }
 }
 

@@ -108,7 +108,8 @@ fn wraps(op: Operator) -> bool {
     matches!(op, Operator::Plus | Operator::Minus | Operator::Multiply)
 }
 
-fn compares(op: Operator) -> bool {
+/// Whether the operator compares two values.
+pub(crate) fn compares(op: Operator) -> bool {
     matches!(
         op,
         Operator::Eq
