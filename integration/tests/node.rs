@@ -14,6 +14,9 @@ use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
+/// Longest time for anything that should happen soon.
+const SOON: Duration = Duration::from_secs(60);
+
 #[path = "node/writes.rs"]
 mod writes;
 
@@ -104,6 +107,34 @@ async fn an_end_that_was_asked_for_comes_soon_and_loses_nothing() {
     assert!(ended.success(), "{ended}\n{}", node.log_tail());
     let node = setup.start().await.unwrap();
     assert_eq!(numbers(&node).await, up_to(100));
+}
+
+#[tokio::test]
+async fn a_column_that_comes_while_the_store_is_away_holds_nothing_up() {
+    let (_folder, mut setup) = setup();
+    setup.config = "[meta]\nshards = 1\n[flush]\nage = \"200ms\"\n".to_owned();
+    let mut node = setup.start().await.unwrap();
+    write(&node, 0, 10).await;
+    let (store, away) = (setup.data().join("store"), setup.data().join("away"));
+    std::fs::rename(&store, &away).unwrap();
+    std::fs::write(&store, "a file, where no object can be put").unwrap();
+    write(&node, 10, 10).await;
+    let failed = wait::until("a flush has failed", SOON, || async {
+        anyhow::ensure!(node.log().contains("flush failed"), "not yet");
+        Ok(())
+    });
+    failed.await.unwrap();
+    let line = "cpu,host=h2 n=20i,late=1i 20000000000".to_owned();
+    let answer = node.http.write("main", line).await.unwrap();
+    assert_eq!(answer.status, 204, "{}", answer.body);
+    std::fs::remove_file(&store).unwrap();
+    std::fs::rename(&away, &store).unwrap();
+    let ended = node.terminate(SOON).await.unwrap();
+    assert!(ended.success(), "{}", node.log_tail());
+    let node = setup.start().await.unwrap();
+    assert_eq!(numbers(&node).await, up_to(21));
+    let late = node.http.sql("SELECT count(late) FROM cpu").await.unwrap();
+    assert_eq!(late, [[json!(1)]]);
 }
 
 /// A statement that would run on is told that the node ends, and does not keep it.

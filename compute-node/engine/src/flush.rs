@@ -48,14 +48,25 @@ pub(crate) enum FlushError {
     },
     #[error(transparent)]
     NotCommitted(#[from] NotCommitted),
+    /// Files of the older claim are nothing that the newer one may commit: they are written again.
+    #[error("the leader claimed again while files were written")]
+    ClaimedAgain,
 }
 
 impl FlushError {
+    /// Why files that were written under `own` are not committed, when the leader has this claim now.
+    pub(crate) fn of_commit(error: NotCommitted, own: Own, now: Own) -> Self {
+        match error {
+            NotCommitted::Refused(_) if own.term != now.term => Self::ClaimedAgain,
+            error => Self::NotCommitted(error),
+        }
+    }
+
     /// Whether trying again will not mend it: a person must look.
     pub(crate) fn stays(&self) -> bool {
         match self {
             Self::File(_) | Self::NotCommitted(NotCommitted::Refused(_)) => true,
-            Self::Store { .. } | Self::NotCommitted(_) => false,
+            Self::Store { .. } | Self::NotCommitted(_) | Self::ClaimedAgain => false,
         }
     }
 
@@ -247,7 +258,8 @@ pub(crate) fn fields_of(tablet: &TabletSpec, present: impl Fn(&Column) -> bool) 
         .collect()
 }
 
-/// Writes the files of a cut: one per tablet and segment.
+/// Writes the files of a cut: one per tablet and segment, with the schema that the cut has. A newer one is
+/// of the next cut's manifest: this one would refuse files that have it.
 pub(crate) async fn write_cut(
     cut: &Cut,
     version: &Version,
@@ -255,7 +267,8 @@ pub(crate) async fn write_cut(
 ) -> Result<Vec<FileEntry>, FlushError> {
     let mut entries = Vec::new();
     for (id, rows) in cut.rows.tablets() {
-        let Some(tablet) = version.tablets.get(&id) else {
+        let lives = version.tablets.contains_key(&id);
+        let Some(tablet) = cut.tablets.get(&id).filter(|_| lives) else {
             continue;
         };
         let mut windows: BTreeMap<i64, Vec<Arc<Piece>>> = BTreeMap::new();

@@ -25,14 +25,19 @@ impl Parts {
             let Some(cut) = self.cuts.lock().front().cloned() else {
                 return Ok(());
             };
-            if let Err(error) = self.flush_one(&cut).await {
-                self.heed(&error).await;
-                *self.flush_refused.lock() = error.stays().then(|| error.to_string());
-                self.store_full.store(error.no_room(), Ordering::Relaxed);
-                return Err(error);
+            match self.flush_one(&cut).await {
+                Ok(()) => {
+                    *self.flush_refused.lock() = None;
+                    self.store_full.store(false, Ordering::Relaxed);
+                }
+                Err(FlushError::ClaimedAgain) => {}
+                Err(error) => {
+                    self.heed(&error).await;
+                    *self.flush_refused.lock() = error.stays().then(|| error.to_string());
+                    self.store_full.store(error.no_room(), Ordering::Relaxed);
+                    return Err(error);
+                }
             }
-            *self.flush_refused.lock() = None;
-            self.store_full.store(false, Ordering::Relaxed);
         }
     }
 
@@ -63,7 +68,9 @@ impl Parts {
             let due = before.flushed < cut.until;
             due.then(|| flush::flushed_manifest(before, cut, files, table, now_ms))
         });
-        let (number, manifest) = flight.until_decided(commit).await?;
+        let committed = flight.until_decided(commit).await;
+        let (number, manifest) =
+            committed.map_err(|error| FlushError::of_commit(error, own, self.committer.own()))?;
         self.install(number, &manifest);
         self.cuts.lock().pop_front();
         self.unflushed.fetch_sub(cut.log_bytes, Ordering::Relaxed);

@@ -5,12 +5,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::ground::watched_store::WatchedStore;
-use crate::ground::{HOUR, Row, SHARD, Services, TABLET, batch, row, sorted, table, until};
+use crate::ground::{HOUR, Row, SHARD, Services, TABLET, batch, row, sorted, until, widened};
 use auxo_engine::payload::{Batch, Entry};
 use auxo_engine::{Busy, OpenError, Settings, WriteError};
-use auxo_proto::ids::{BatchId, ColumnId, SchemaNumber, TenantId};
+use auxo_proto::ids::{BatchId, TenantId};
 use auxo_proto::random::Random;
-use auxo_proto::schema::{Column, HashRange, MergeMode, TableInfo, TableSchema, TabletSpec};
+use auxo_proto::schema::MergeMode;
 use auxo_sst::names;
 use auxo_sst::predicate::{TagFilter, TagTest, TimeRange};
 use object_store::memory::InMemory;
@@ -324,21 +324,7 @@ async fn files_are_compacted_while_a_newer_schema_waits_for_its_first_flush() {
     };
     let node = services.node_with(2, often);
     let shard = node.lead(2).await;
-    let mut wider = TableInfo::clone(&table(MergeMode::Append));
-    let mut schema = TableSchema::clone(&wider.schema);
-    schema.number = SchemaNumber(schema.number.0 + 1);
-    let last = schema.columns.last().unwrap().clone();
-    schema.columns.push(Column {
-        id: ColumnId(last.id.0 + 1),
-        name: "wider".to_owned(),
-        ..last
-    });
-    wider.schema = Arc::new(schema);
-    let spec = TabletSpec {
-        id: TABLET,
-        range: HashRange::FULL,
-        table: Arc::new(wider),
-    };
+    let spec = widened(MergeMode::Append, 1);
     shard.create_tablets(vec![spec]).await.unwrap();
     until("files are compacted", || shard.status().files < 8).await;
     assert_eq!(node.read().await.len(), 8);
@@ -369,6 +355,30 @@ async fn a_store_that_is_full_is_told_to_those_it_keeps_waiting() {
     services.store.fill(false);
     shard.flush().await.expect("flushed");
     write().await.expect("acked");
+}
+
+#[tokio::test]
+async fn columns_that_come_between_a_cut_and_its_files_hold_no_flush_up() {
+    let services = Services::new();
+    let node = services.node(1);
+    let shard = node.with_table(1, MergeMode::LastRow).await;
+    for number in 1..=3 {
+        services.store.fill(true);
+        let rows = [row(1, i64::from(number), Some(1), None)];
+        shard.write(batch(&rows, None)).await.expect("acked");
+        shard.flush().await.expect_err("no room");
+        let wider = widened(MergeMode::LastRow, number);
+        shard.create_tablets(vec![wider]).await.expect("made");
+        services.store.fill(false);
+        shard.flush().await.expect("flushed");
+        assert_eq!(shard.status().flush_refused, None);
+        assert_eq!(shard.status().file_rows, u64::from(number));
+    }
+    assert_eq!(node.read().await.len(), 3);
+    shard.close().await.expect("closed");
+    let next = services.node(2);
+    next.lead(2).await;
+    assert_eq!(next.read().await.len(), 3);
 }
 
 /// A store that is away comes back by itself; a manifest that cannot be read does not.

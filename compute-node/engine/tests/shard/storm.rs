@@ -1,6 +1,6 @@
 //! Everything at once, by a seed: writers with and without batch ids, faults of the log, nodes that
-//! lose sight of it, takeovers while the deposed go on as zombies, flushes that are dropped. What
-//! callers were told is held against every successor, against the zombies, and against two fresh
+//! lose sight of it, takeovers while the deposed go on as zombies, flushes that are dropped, columns that
+//! are added. What callers were told is held against every successor, against the zombies, and against two fresh
 //! leaders at the end. A failure names its seed.
 
 use std::cell::RefCell;
@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crate::ground::poor_log::Poor;
 use crate::ground::told::{Answer, Told, seen, write};
-use crate::ground::{Node, REGION, Services, log_end};
+use crate::ground::{Node, REGION, Services, log_end, widened};
 use auxo_engine::{OpenError, Settings, Shard};
 use auxo_proto::random::Random;
 use auxo_proto::schema::MergeMode;
@@ -97,13 +97,15 @@ async fn storm(seed: u64) -> Result<Tally, String> {
 impl Storm {
     async fn blow(&self, seed: u64, settings: &Settings) -> Result<Tally, String> {
         let writers = futures::future::join_all((0..WRITERS).map(|writer| self.write_on(writer)));
-        let (_, taken_over, (), ()) = tokio::join!(
+        let (_, taken_over, (), flushed, ()) = tokio::join!(
             writers,
             self.take_over(seed, settings),
             self.weather(),
             self.flushes(),
+            self.widen(),
         );
         taken_over?;
+        flushed?;
         self.calm();
         self.check_for_ever(seed).await
     }
@@ -257,9 +259,27 @@ impl Storm {
         }
     }
 
-    /// Flushes of leaders and zombies, some dropped half-way, some while manifests are slow.
-    async fn flushes(&self) {
+    /// Columns are added, at the leader or in vain at a zombie.
+    async fn widen(&self) {
+        for added in 1.. {
+            self.pause(40).await;
+            if self.is_over() {
+                break;
+            }
+            let wider = widened(MergeMode::Append, added);
+            let _in_vain = self.some_shard().create_tablets(vec![wider]).await;
+        }
+    }
+
+    /// Flushes of leaders and zombies, some dropped half-way, some while manifests are slow. None may
+    /// come to where trying again is in vain.
+    async fn flushes(&self) -> Result<(), String> {
         while !self.is_over() {
+            for (_, shard) in self.nodes.borrow().iter() {
+                if let Some(why) = shard.status().flush_refused {
+                    return Err(why);
+                }
+            }
             self.pause(60).await;
             let shard = self.some_shard();
             let slow = self.dice.below(3) == 0;
@@ -268,6 +288,7 @@ impl Storm {
             let _dropped = tokio::time::timeout(patience, shard.flush()).await;
             self.services.store.hold_manifests(false);
         }
+        Ok(())
     }
 
     fn calm(&self) {

@@ -85,6 +85,27 @@ pub(crate) fn table(mode: MergeMode) -> Arc<TableInfo> {
     })
 }
 
+/// The tablet of that table with columns that were added one after the other.
+pub(crate) fn widened(mode: MergeMode, added: u32) -> TabletSpec {
+    let mut wider = TableInfo::clone(&table(mode));
+    let mut schema = TableSchema::clone(&wider.schema);
+    let last = schema.columns.last().unwrap().clone();
+    for number in 1..=added {
+        schema.columns.push(Column {
+            id: ColumnId(last.id.0 + number),
+            name: format!("wider{number}"),
+            ..last.clone()
+        });
+    }
+    schema.number = SchemaNumber(schema.number.0 + added);
+    wider.schema = Arc::new(schema);
+    TabletSpec {
+        id: TABLET,
+        range: HashRange::FULL,
+        table: Arc::new(wider),
+    }
+}
+
 /// One row: host, time, and the two fields.
 pub(crate) type Row = (String, i64, Option<i64>, Option<i64>);
 
