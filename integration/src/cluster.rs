@@ -18,7 +18,7 @@ use crate::http::Http;
 use crate::servers::etcd::Etcd;
 use crate::servers::kafka::{self, Kafka};
 use crate::servers::ports;
-use crate::servers::versitygw::Versitygw;
+use crate::servers::s3::{self, Product, S3Server};
 use crate::standalone::{Role, Setup, Standalone};
 use crate::wait;
 
@@ -77,7 +77,7 @@ pub struct Cluster {
     /// The log service.
     pub kafka: Kafka,
     /// The server of its bucket, where it has one.
-    pub s3: Option<Versitygw>,
+    pub s3: Option<S3Server>,
     /// Proxies between its processes, where it was planned with them.
     pub ways: Ways,
     /// The etcd, where it is a real one.
@@ -148,7 +148,7 @@ impl Cluster {
         let metas = metas.collect::<Result<Vec<_>>>()?;
         let s3 = match plan.bucket {
             true => {
-                let gateway = Versitygw::start().await?;
+                let gateway = s3::Setup::new(Product::Versitygw).start().await?;
                 let (bucket, _) = BUCKET.split_once('/').context("a prefix")?;
                 gateway.make_bucket(bucket).await?;
                 Some(gateway)
@@ -354,7 +354,7 @@ impl Cluster {
 
     /// The files of Kafka, of the bucket and of the real etcd stay when this ends; returns where.
     pub fn keep_files(&mut self) -> Vec<String> {
-        let gateway = self.s3.as_mut().map(Versitygw::keep_files);
+        let gateway = self.s3.as_mut().map(S3Server::keep_files);
         let etcd = self.etcd.as_mut().map(Etcd::keep_files);
         let kafka = [self.kafka.keep_files()].into_iter();
         kafka.chain(gateway).chain(etcd).collect()

@@ -4,9 +4,10 @@
 //! a machine; it gets free ports on the loopback and a folder of its own, is ready when it answers as
 //! itself and not when a port is open, and ends with its owner, however that ends.
 //!
-//! Rooms: [`kafka`] (a cluster of one or three brokers), [`versitygw`] (S3 over a directory), [`racy_s3`]
-//! (a server that is to be refused), [`etcd`] (one or three members), [`watched`] (a process that does not
-//! outlive the program that started it), [`ports`] (where servers listen).
+//! Rooms: [`kafka`] (a cluster of one or three brokers), [`s3`] (buckets, by either of two servers),
+//! [`racy_s3`] (a server that is to be refused), [`etcd`] (one or three members), [`authority`] (who vouches
+//! for one that speaks TLS), [`watched`] (a process that does not outlive the program that started it),
+//! [`ports`] (where servers listen).
 //!
 //! Never here: what a test expects of a server, or a process found by its name.
 
@@ -20,11 +21,12 @@ use anyhow::{Context, Result, bail};
 use crate::duckdb::cache;
 use crate::wait;
 
+pub mod authority;
 pub mod etcd;
 pub mod kafka;
 pub mod ports;
 pub mod racy_s3;
-pub mod versitygw;
+pub mod s3;
 pub mod watched;
 
 /// Release of Apache Kafka, from Maven Central.
@@ -32,6 +34,9 @@ pub const KAFKA: &str = "4.4.0";
 
 /// Release of versitygw, from the Go module proxy.
 pub const VERSITYGW: &str = "1.8.0";
+
+/// Release of MinIO, from the Go module proxy.
+pub const MINIO: &str = "0.0.0-20260212201848-7aac2a2c5b7c";
 
 /// Release of etcd, from the Go module proxy.
 pub const ETCD: &str = "3.6.16";

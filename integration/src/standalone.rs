@@ -8,11 +8,14 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::http::Http;
 use crate::wait;
+
+/// How long a node may take to find that it cannot be started.
+const REFUSED_WITHIN: Duration = Duration::from_secs(60);
 
 /// What a process is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -53,6 +56,8 @@ pub struct Setup {
     pub internal: Option<u16>,
     /// Port at which others are told to find that listener, where it is another one.
     pub advertised: Option<u16>,
+    /// Variables of its environment besides those of this process.
+    pub environment: Vec<(&'static str, String)>,
 }
 
 /// A running node.
@@ -80,6 +85,7 @@ impl Setup {
             role: Role::default(),
             internal: None,
             advertised: None,
+            environment: Vec::new(),
         }
     }
 
@@ -95,6 +101,16 @@ impl Setup {
             Ok(()) => Ok(node),
             Err(error) => bail!("{error:#}\n{}", node.log_tail()),
         }
+    }
+
+    /// What it says of why it does not start.
+    ///
+    /// * errors: it starts, or ends as if nothing were wrong.
+    pub async fn refusal(&self) -> Result<String> {
+        let mut node = self.spawn()?;
+        let status = node.exited(REFUSED_WITHIN).await?;
+        ensure!(!status.success(), "the node ended with {status}");
+        Ok(node.log())
     }
 
     /// Starts it and does not wait.
@@ -117,6 +133,7 @@ impl Setup {
         let child = Command::new(&self.binary)
             .args([self.role.subcommand(), "--stop-with-stdin", "--config"])
             .arg(&config)
+            .envs(self.environment.iter().cloned())
             .current_dir(&self.folder)
             .stdin(Stdio::piped())
             .stdout(Stdio::null())

@@ -10,7 +10,7 @@ use std::process::{Command, Stdio};
 
 use integration::servers::etcd::Etcd;
 use integration::servers::kafka;
-use integration::servers::versitygw::Versitygw;
+use integration::servers::s3::{self, Product};
 use integration::{binary, disk};
 use serde_json::Value;
 
@@ -43,7 +43,7 @@ fn of(findings: &[Value], name: &str) -> (String, String) {
 async fn the_setting_the_right_and_the_member_that_are_wrong_are_named() {
     let folder = disk::folder("doctor").unwrap();
     let mut kafka = kafka::Setup::new(1).start().await.unwrap();
-    let mut gateway = Versitygw::start().await.unwrap();
+    let mut gateway = s3::Setup::new(Product::Versitygw).start().await.unwrap();
     gateway.make_bucket("rows").await.unwrap();
     let mut etcd = Etcd::start(3).await.unwrap();
     let wal = |weak| {

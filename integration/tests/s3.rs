@@ -20,7 +20,7 @@ use auxo_sst::store_check;
 use bytes::Bytes;
 use futures::TryStreamExt;
 use futures::future::join_all;
-use integration::servers::versitygw::Versitygw;
+use integration::servers::s3::{self, Product, S3Server};
 use integration::standalone::Setup;
 use integration::{binary, disk, wait};
 use object_store::path::Path;
@@ -34,11 +34,42 @@ use tokio_util::sync::CancellationToken;
 /// Longest time for anything that should happen soon.
 const SOON: Duration = Duration::from_secs(60);
 
-/// A gateway with the bucket `rows`.
-async fn gateway() -> Versitygw {
-    let gateway = Versitygw::start().await.unwrap();
-    gateway.make_bucket("rows").await.unwrap();
-    gateway
+/// A server with the bucket `rows`.
+async fn server(product: Product) -> S3Server {
+    let server = s3::Setup::new(product).start().await.unwrap();
+    server.make_bucket("rows").await.unwrap();
+    server
+}
+
+/// The one of which less is tried on the other, too.
+async fn gateway() -> S3Server {
+    server(Product::Versitygw).await
+}
+
+/// Makes a test of each of these functions on each kind of server.
+macro_rules! on_both {
+    ($($name:ident)*) => {
+        mod versitygw {$(
+            #[tokio::test]
+            async fn $name() {
+                super::$name(super::server(super::Product::Versitygw).await).await;
+            }
+        )*}
+
+        mod minio {$(
+            #[tokio::test]
+            async fn $name() {
+                super::$name(super::server(super::Product::Minio).await).await;
+            }
+        )*}
+    };
+}
+
+on_both! {
+    checks_of_several_nodes_at_once_pass_and_leave_nothing
+    what_lies_below_the_prefix_is_seen_without_it
+    one_of_eight_writers_gets_a_number
+    what_was_acknowledged_outlives_a_kill_in_the_middle_and_nothing_is_torn
 }
 
 async fn names(store: &dyn ObjectStore) -> Vec<Path> {
@@ -47,7 +78,7 @@ async fn names(store: &dyn ObjectStore) -> Vec<Path> {
 }
 
 /// Manifests of one shard, seen by a client of their own.
-fn manifests(gateway: &Versitygw) -> ManifestStore {
+fn manifests(gateway: &S3Server) -> ManifestStore {
     let store = gateway.store("rows/eu").unwrap();
     ManifestStore::new(Arc::new(store), Path::from("7"))
 }
@@ -84,9 +115,7 @@ async fn is_one_chain(manifests: &ManifestStore, last: u64) -> Vec<u128> {
     ids
 }
 
-#[tokio::test]
-async fn checks_of_several_nodes_at_once_pass_and_leave_nothing() {
-    let gateway = gateway().await;
+async fn checks_of_several_nodes_at_once_pass_and_leave_nothing(gateway: S3Server) {
     let checked = (0..6).map(|seed| {
         let store = gateway.store("rows/eu").unwrap();
         async move { store_check::check(&store, &Random::seeded(seed), Instant::now() + SOON).await }
@@ -97,9 +126,7 @@ async fn checks_of_several_nodes_at_once_pass_and_leave_nothing() {
     assert_eq!(names(&gateway.store("rows").unwrap()).await, []);
 }
 
-#[tokio::test]
-async fn what_lies_below_the_prefix_is_seen_without_it() {
-    let gateway = gateway().await;
+async fn what_lies_below_the_prefix_is_seen_without_it(gateway: S3Server) {
     let (whole, part) = (
         gateway.store("rows").unwrap(),
         gateway.store("rows/eu/a").unwrap(),
@@ -122,9 +149,7 @@ async fn what_lies_below_the_prefix_is_seen_without_it() {
     assert_eq!(names(&part).await, [two]);
 }
 
-#[tokio::test]
-async fn one_of_eight_writers_gets_a_number() {
-    let gateway = gateway().await;
+async fn one_of_eight_writers_gets_a_number(gateway: S3Server) {
     let rounds = 20;
     let mut base = None;
     for round in 1..=rounds {
@@ -193,9 +218,9 @@ async fn commit_until(manifests: ManifestStore, stop: CancellationToken) -> BTre
     committed
 }
 
-#[tokio::test]
-async fn what_was_acknowledged_outlives_a_kill_in_the_middle_and_nothing_is_torn() {
-    let mut gateway = gateway().await;
+async fn what_was_acknowledged_outlives_a_kill_in_the_middle_and_nothing_is_torn(
+    mut gateway: S3Server,
+) {
     let (acked, stop) = (
         Arc::<Mutex<HashSet<Path>>>::default(),
         CancellationToken::new(),
@@ -369,10 +394,7 @@ async fn refusal(config: String) -> String {
     let folder = disk::folder("refused").unwrap();
     let mut setup = Setup::new(&binary::beside().unwrap(), folder.path());
     setup.config = config;
-    let mut node = setup.spawn().unwrap();
-    let status = node.exited(SOON).await.unwrap();
-    assert!(!status.success());
-    node.log()
+    setup.refusal().await.unwrap()
 }
 
 #[tokio::test]

@@ -1,8 +1,7 @@
 //! A bucket of S3, or of a server that speaks its protocol, as an object store.
 //!
 //! Rooms: [`address`] (which bucket, at which server), [`credentials`] (who asks), [`requests`] (how
-//! often). What is decided
-//! here is how requests are made:
+//! often), [`causes`] (why not). What is decided here is how requests are made:
 //! - Create is `If-None-Match: *`. 412 and 409 arrive as `AlreadyExists`, and so does an own success
 //!   whose answer was a 5xx, for the client repeats such a put; a broken connection or a timeout
 //!   of a Create is not repeated and arrives as an error: the outcome is unknown. Whoever creates
@@ -31,10 +30,12 @@ use object_store::{
 };
 
 pub mod address;
+mod causes;
 pub mod credentials;
 pub mod requests;
 
 use address::{Bucket, Endpoint};
+use causes::{body_told, each_told, told};
 use credentials::{Credentials, CredentialsError};
 use requests::Requests;
 
@@ -197,7 +198,8 @@ impl ObjectStore for S3Store {
         options: PutOptions,
     ) -> Result<PutResult> {
         self.requests.put();
-        self.files.put_opts(location, payload, options).await
+        let put = self.files.put_opts(location, payload, options);
+        put.await.map_err(told)
     }
 
     async fn put_multipart_opts(
@@ -210,7 +212,8 @@ impl ObjectStore for S3Store {
 
     async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
         self.requests.get();
-        self.files.get_opts(location, options).await
+        let found = self.files.get_opts(location, options);
+        found.await.map(body_told).map_err(told)
     }
 
     fn delete_stream(
@@ -219,12 +222,12 @@ impl ObjectStore for S3Store {
     ) -> BoxStream<'static, Result<Path>> {
         let requests = self.requests.clone();
         let counted = locations.inspect_ok(move |_| requests.delete());
-        self.files.delete_stream(counted.boxed())
+        each_told(self.files.delete_stream(counted.boxed()))
     }
 
     fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
         self.requests.list();
-        self.files.list(prefix)
+        each_told(self.files.list(prefix))
     }
 
     fn list_with_offset(
@@ -233,12 +236,13 @@ impl ObjectStore for S3Store {
         offset: &Path,
     ) -> BoxStream<'static, Result<ObjectMeta>> {
         self.requests.list();
-        self.files.list_with_offset(prefix, offset)
+        each_told(self.files.list_with_offset(prefix, offset))
     }
 
     async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
         self.requests.list();
-        self.files.list_with_delimiter(prefix).await
+        let listed = self.files.list_with_delimiter(prefix);
+        listed.await.map_err(told)
     }
 
     async fn copy_opts(&self, _from: &Path, _to: &Path, _options: CopyOptions) -> Result<()> {

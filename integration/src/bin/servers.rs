@@ -14,8 +14,8 @@ use anyhow::Result;
 use clap::{Parser, Subcommand};
 use integration::servers::etcd::{self, Etcd};
 use integration::servers::kafka::{self, Setup};
-use integration::servers::versitygw::{self, Versitygw};
-use integration::servers::{ETCD, KAFKA, VERSITYGW};
+use integration::servers::s3::{self, Product};
+use integration::servers::{ETCD, KAFKA};
 use tokio::io::AsyncReadExt;
 use tokio::time::Instant;
 
@@ -43,7 +43,7 @@ enum Server {
         #[arg(long, default_value_t = 1)]
         nodes: u16,
     },
-    /// S3 by versitygw.
+    /// Buckets, by versitygw.
     S3 {
         /// A bucket that is made.
         #[arg(long, default_value = "auxo")]
@@ -67,13 +67,13 @@ async fn main() -> Result<()> {
                 "Apache Kafka {KAFKA} is installed ({:.1?})",
                 began.elapsed()
             );
-            let began = Instant::now();
-            versitygw::install().await?;
-            println!(
-                "versitygw {VERSITYGW} is installed ({:.1?})",
-                began.elapsed()
-            );
-            let began = Instant::now();
+            let mut began = Instant::now();
+            for product in Product::ALL {
+                product.install().await?;
+                let (name, version) = (product.name(), product.version());
+                println!("{name} {version} is installed ({:.1?})", began.elapsed());
+                began = Instant::now();
+            }
             etcd::install().await?;
             println!("etcd {ETCD} is installed ({:.1?})", began.elapsed());
             Ok(())
@@ -86,7 +86,7 @@ async fn main() -> Result<()> {
             kafka.stop().await
         }
         Action::Run(Server::S3 { bucket }) => {
-            let mut gateway = Versitygw::start().await?;
+            let mut gateway = s3::Setup::new(Product::Versitygw).start().await?;
             gateway.make_bucket(&bucket).await?;
             print!("{}", gateway.config(&bucket));
             eprintln!("ready after {:.1?}", began.elapsed());

@@ -7,7 +7,7 @@ use integration::cluster::{BUCKET, ways};
 use integration::disk;
 use integration::proxy::Order;
 use integration::servers::racy_s3::RacyS3;
-use integration::servers::versitygw::Versitygw;
+use integration::servers::s3::{self, Product};
 use integration::standalone;
 
 use crate::Settings;
@@ -97,22 +97,16 @@ pub(crate) async fn errors(settings: &Settings) -> Result<Row> {
     Ok(row)
 }
 
-/// How long a node may take to find that it cannot be started.
-const REFUSED_WITHIN: Duration = Duration::from_secs(60);
-
 /// What a node says that does not start with that store.
 async fn refusal(settings: &Settings, store: String) -> Result<String> {
     let folder = disk::folder("refused")?;
     let mut setup = standalone::Setup::new(&settings.binary, folder.path());
     setup.config = store;
-    let mut node = setup.spawn()?;
-    let status = node.exited(REFUSED_WITHIN).await?;
-    anyhow::ensure!(!status.success(), "the node ended with {status}");
-    Ok(node.log())
+    setup.refusal().await
 }
 
 pub(crate) async fn bucket_missing(settings: &Settings) -> Result<Row> {
-    let gateway = Versitygw::start().await?;
+    let gateway = s3::Setup::new(Product::Versitygw).start().await?;
     let said = refusal(settings, gateway.config(BUCKET)).await?;
     let expected = format!("store.url s3://{BUCKET}: the store's bucket is not there");
     Ok(Row::refused(&said, &expected))

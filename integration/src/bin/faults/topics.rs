@@ -58,10 +58,7 @@ async fn refusal(settings: &Settings, wal: &str) -> Result<String> {
     setup.role = Role::Compute;
     let [internal] = integration::servers::ports::free()?;
     setup.internal = Some(internal);
-    let mut node = setup.spawn()?;
-    let status = node.exited(NAMED_WITHIN).await?;
-    ensure!(!status.success(), "the node ended with {status}");
-    Ok(node.log())
+    setup.refusal().await
 }
 
 pub(crate) async fn wrong_at_start(settings: &Settings) -> Result<Row> {

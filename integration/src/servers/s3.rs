@@ -1,17 +1,17 @@
-//! versitygw: a server that speaks S3 over a directory of this machine.
+//! A server of buckets as a process.
 //!
-//! 1. `install` builds it from the Go module proxy into the cache, once a machine.
-//! 2. A gateway gets a free port, a folder and keys of its own. It is ready when it answers a request
+//! 1. A server gets a free port, a folder and keys of its own. It is ready when it answers a request
 //!    signed with those, so that another server on the same port is never taken for it.
-//! 3. Buckets are made by requests, as on any other server.
+//! 2. Buckets are made by requests, as on any other server.
 //!
-//! Its data's file system needs extended attributes of users. It does not sync: what it
-//! acknowledged outlives its end, not a loss of power.
+//! Its data's file system needs extended attributes of users.
 //!
-//! Never here: TLS (this server breaks connections of refused puts over it), users besides the root.
+//! Rooms: this file (the server and what can be done to it), [`product`] (which one, how it is had and
+//! started), [`lent`] (keys of few rights).
+//!
+//! Never here: users; rights are those of the root, or of keys that it lends.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -25,15 +25,17 @@ use reqwest::Method;
 use rustix::process::Signal;
 use tempfile::TempDir;
 
+use super::authority::Certificate;
+use super::ports;
 use super::watched::Watched;
-use super::{VERSITYGW, install_alone, ports, run};
-use crate::duckdb::cache;
 use crate::{disk, wait};
 
-/// The package that `go install` builds.
-const PACKAGE: &str = "github.com/versity/versitygw/cmd/versitygw";
+mod lent;
+pub mod product;
 
-/// How long a gateway may take until it is ready, on a machine that has other things to do.
+pub use product::Product;
+
+/// How long a server may take until it is ready, on a machine that has other things to do.
 const READY_WITHIN: Duration = Duration::from_secs(30);
 
 /// How long it may take to stop before it is killed.
@@ -48,38 +50,52 @@ const SIGNED_FOR: Duration = Duration::from_secs(60);
 /// How often other ports are tried when somebody else was faster.
 const ATTEMPTS: usize = 3;
 
-/// The gateway of the pinned release; built at the first call on a machine.
-///
-/// * errors: says which program is missing or what failed.
-/// * effects: may take minutes and use the network.
-pub async fn install() -> Result<PathBuf> {
-    let _alone = install_alone("versitygw").await?;
-    let folder = cache().join(format!("versitygw-{VERSITYGW}"));
-    let binary = folder.join("versitygw");
-    if binary.exists() {
-        return Ok(binary);
-    }
-    run(Command::new("go").arg("version"))?;
-    eprintln!(
-        "building versitygw {VERSITYGW} from the Go module proxy into {}: some minutes",
-        folder.display()
-    );
-    let part = folder.with_extension(format!("part-{}", std::process::id()));
-    run(Command::new("go")
-        .args(["install", "-trimpath", "-ldflags=-s -w"])
-        .arg(format!("{PACKAGE}@v{VERSITYGW}"))
-        .env("GOBIN", &part)
-        .env("CGO_ENABLED", "0")
-        // It asks for a newer Go than some distributions have: Go fetches that itself then.
-        .env("GOTOOLCHAIN", "auto"))?;
-    std::fs::create_dir_all(&folder)?;
-    std::fs::rename(part.join("versitygw"), &binary)?;
-    std::fs::remove_dir_all(&part)?;
-    Ok(binary)
+/// What a server is like.
+#[derive(Clone)]
+pub struct Setup {
+    /// Which one.
+    pub product: Product,
+    /// It speaks TLS, and shows this; MinIO only.
+    pub certificate: Option<Certificate>,
+    /// Buckets are also found as `BUCKET.` in front of this name; MinIO only.
+    pub domain: Option<String>,
 }
 
-/// A gateway and its files; both end with it, but for the files when a test panics.
-pub struct Versitygw {
+impl Setup {
+    /// A server that speaks plain HTTP and is asked by paths.
+    pub fn new(product: Product) -> Self {
+        Self {
+            product,
+            certificate: None,
+            domain: None,
+        }
+    }
+
+    /// Starts it without buckets and waits until it is ready; installs it at the first call on a machine.
+    ///
+    /// * errors: end with the last lines of its log.
+    pub async fn start(&self) -> Result<S3Server> {
+        let binary = self.product.install().await?;
+        let mut attempt = 1;
+        loop {
+            let mut server = S3Server::new(self, &binary)?;
+            server.restart()?;
+            let Err(error) = server.ready().await else {
+                return Ok(server);
+            };
+            let log = server.log_tail();
+            if attempt == ATTEMPTS || !log.contains("address already in use") {
+                let kept = server.keep_files();
+                bail!("{error:#}\n{log}\nfiles are kept in {kept}");
+            }
+            attempt += 1;
+        }
+    }
+}
+
+/// A server and its files; both end with it, but for the files when a test panics.
+pub struct S3Server {
+    setup: Setup,
     binary: PathBuf,
     port: u16,
     asking: Asking,
@@ -87,6 +103,16 @@ pub struct Versitygw {
     place: PathBuf,
     /// Removes the place; `None` once the files are to stay.
     folder: Option<TempDir>,
+}
+
+/// Where a server's objects lie in its place.
+fn data_of(place: &Path) -> PathBuf {
+    place.join("data")
+}
+
+/// Where its certificate lies.
+fn certificates_of(place: &Path) -> PathBuf {
+    place.join("certificates")
 }
 
 /// Requests on the server itself, signed by its root.
@@ -121,47 +147,35 @@ impl Asking {
     }
 }
 
-impl Versitygw {
-    /// Starts a gateway without buckets and waits until it is ready; installs it at the first call on
-    /// a machine.
-    ///
-    /// * errors: end with the last lines of its log.
-    pub async fn start() -> Result<Self> {
-        let binary = install().await?;
-        let mut attempt = 1;
-        loop {
-            let mut gateway = Self::new(&binary)?;
-            gateway.restart()?;
-            let Err(error) = gateway.ready().await else {
-                return Ok(gateway);
-            };
-            let log = gateway.log_tail();
-            if attempt == ATTEMPTS || !log.contains("address already in use") {
-                let kept = gateway.keep_files();
-                bail!("{error:#}\n{log}\nfiles are kept in {kept}");
-            }
-            attempt += 1;
-        }
-    }
-
-    fn new(binary: &Path) -> Result<Self> {
+impl S3Server {
+    fn new(setup: &Setup, binary: &Path) -> Result<Self> {
         let random = Random::from_system();
-        let folder = disk::folder("versitygw")?;
+        let folder = disk::folder(setup.product.name())?;
         let place = folder.path().to_owned();
-        for name in ["iam", "data"] {
-            std::fs::create_dir(place.join(name))?;
+        let certificates = certificates_of(&place);
+        for part in [&place.join("iam"), &data_of(&place), &certificates] {
+            std::fs::create_dir(part)?;
+        }
+        let mut scheme = "http";
+        if let Some(certificate) = &setup.certificate {
+            scheme = "https";
+            std::fs::write(certificates.join("public.crt"), &certificate.pem)?;
+            std::fs::write(certificates.join("private.key"), &certificate.key)?;
         }
         let [port] = ports::free()?;
         let asking = Asking {
-            endpoint: format!("http://127.0.0.1:{port}"),
+            endpoint: format!("{scheme}://127.0.0.1:{port}"),
             access_key: format!("{:016x}", random.next_u64()),
             secret_key: format!("{:032x}", random.next_u128()),
             http: reqwest::Client::builder()
                 .no_proxy()
+                // Who answers to our keys is ours, whatever it shows.
+                .danger_accept_invalid_certs(true)
                 .timeout(ANSWER_TIME)
                 .build()?,
         };
-        let gateway = Self {
+        let server = Self {
+            setup: setup.clone(),
             binary: binary.to_owned(),
             port,
             asking,
@@ -171,10 +185,10 @@ impl Versitygw {
         };
         let keys = format!(
             "[default]\naws_access_key_id = {}\naws_secret_access_key = {}\n",
-            gateway.asking.access_key, gateway.asking.secret_key
+            server.asking.access_key, server.asking.secret_key
         );
-        std::fs::write(gateway.credentials(), keys)?;
-        Ok(gateway)
+        std::fs::write(server.credentials(), keys)?;
+        Ok(server)
     }
 
     /// Where clients find it.
@@ -185,6 +199,11 @@ impl Versitygw {
     /// A file of credentials with all rights.
     pub fn credentials(&self) -> PathBuf {
         self.place.join("keys")
+    }
+
+    /// Where it keeps objects, in its own way.
+    pub fn data(&self) -> PathBuf {
+        data_of(&self.place)
     }
 
     /// What a client needs for a place of it, written `BUCKET` or `BUCKET/PREFIX`.
@@ -214,6 +233,15 @@ impl Versitygw {
         )
     }
 
+    /// A file of credentials for some minutes with those rights that the policy (JSON, as S3's) allows;
+    /// MinIO only.
+    pub async fn lend(&self, policy: &str) -> Result<PathBuf> {
+        let keys = self.asking.lend(policy).await?;
+        let file = self.place.join("lent");
+        std::fs::write(&file, keys)?;
+        Ok(file)
+    }
+
     /// Makes a bucket.
     pub async fn make_bucket(&self, name: &str) -> Result<()> {
         let answer = self.asking.send(Method::PUT, name).await;
@@ -222,13 +250,14 @@ impl Versitygw {
 
     /// Waits until it answers as itself.
     pub async fn ready(&mut self) -> Result<()> {
-        let asking = &self.asking;
-        let process = self.process.as_mut().context("the gateway was killed")?;
-        let answered = wait::until("versitygw is ready", READY_WITHIN, || {
+        let (asking, name) = (&self.asking, self.setup.product.name());
+        let what = format!("{name} is ready");
+        let process = self.process.as_mut().context("the server was killed")?;
+        let answered = wait::until(&what, READY_WITHIN, || {
             let ended = process.ended();
             async move {
                 if let Some(status) = ended? {
-                    return Ok(Err(anyhow::anyhow!("versitygw ended with {status}")));
+                    return Ok(Err(anyhow::anyhow!("{name} ended with {status}")));
                 }
                 asking.send(Method::GET, "").await.map(Ok)
             }
@@ -250,24 +279,18 @@ impl Versitygw {
     pub fn kill(&mut self) -> Result<()> {
         match self.process.take() {
             Some(mut process) => process.kill(),
-            None => bail!("the gateway does not run"),
+            None => bail!("the server does not run"),
         }
     }
 
     /// Starts it after a kill, on the same port and data; does not wait.
     pub fn restart(&mut self) -> Result<()> {
-        let mut command = Command::new(&self.binary);
+        let (setup, product) = (&self.setup, self.setup.product);
+        let mut command = product.command(&self.binary, &self.place, self.port, setup);
+        let [user, password] = product.root_variables();
         command
-            .arg("--port")
-            .arg(format!("127.0.0.1:{}", self.port))
-            .args(["--quiet", "--keep-alive", "--iam-cache-ttl", "1"])
-            .arg("--iam-dir")
-            .arg(self.place.join("iam"))
-            // Without this flag a LIST shows names of objects that are being written.
-            .args(["posix", "--disableotmp"])
-            .arg(self.place.join("data"))
-            .env("ROOT_ACCESS_KEY", &self.asking.access_key)
-            .env("ROOT_SECRET_KEY", &self.asking.secret_key);
+            .env(user, &self.asking.access_key)
+            .env(password, &self.asking.secret_key);
         self.process = Some(Watched::start(&mut command, &self.place.join("log"))?);
         Ok(())
     }
@@ -298,14 +321,15 @@ impl Versitygw {
     }
 
     fn running(&self) -> Result<&Watched> {
-        self.process.as_ref().context("the gateway does not run")
+        self.process.as_ref().context("the server does not run")
     }
 }
 
-impl Drop for Versitygw {
+impl Drop for S3Server {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            eprintln!("files of versitygw are kept in {}", self.keep_files());
+            let name = self.setup.product.name();
+            eprintln!("files of {name} are kept in {}", self.keep_files());
         }
     }
 }
