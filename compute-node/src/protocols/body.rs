@@ -221,7 +221,8 @@ fn decode(
 ) -> Result<Bytes, Failure> {
     let encoding = headers
         .get(header::CONTENT_ENCODING)
-        .map(|value| value.to_str());
+        .map(|value| value.to_str().map(str::to_ascii_lowercase));
+    let encoding = encoding.as_ref().map(|name| name.as_deref());
     match encoding {
         None | Some(Ok("" | "identity")) => Ok(raw),
         Some(Ok("gzip" | "x-gzip")) => {
@@ -395,7 +396,9 @@ mod tests {
         let plain = b"cpu,host=a v=1".repeat(20);
         assert_eq!(take("", plain.clone()).await.unwrap(), plain);
         assert_eq!(take("identity", plain.clone()).await.unwrap(), plain);
-        assert_eq!(take("gzip", gzip(&plain)).await.unwrap(), plain);
+        for gzipped in ["gzip", "x-gzip", "GZIP"] {
+            assert_eq!(take(gzipped, gzip(&plain)).await.unwrap(), plain);
+        }
         let zstd = zstd::encode_all(&plain[..], 1).unwrap();
         assert_eq!(take("zstd", zstd).await.unwrap(), plain);
     }

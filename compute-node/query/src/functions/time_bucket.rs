@@ -44,6 +44,7 @@ struct TimeBucket {
     signature: Signature,
 }
 
+const NAME: &str = "time_bucket";
 const NS_PER_DAY: i64 = 86_400_000_000_000;
 /// 2000-01-03T00:00:00Z.
 const MONDAY: i64 = 946_857_600_000_000_000;
@@ -52,7 +53,7 @@ const CENTURY: i64 = 946_684_800_000_000_000;
 
 impl ScalarUDFImpl for TimeBucket {
     fn name(&self) -> &str {
-        "time_bucket"
+        NAME
     }
 
     fn signature(&self) -> &Signature {
@@ -260,13 +261,13 @@ impl Bucket {
         };
         let width = match constant(0)? {
             None => return Ok(None),
-            Some(ScalarValue::IntervalMonthDayNano(Some(interval))) => width(*interval)?,
+            Some(ScalarValue::IntervalMonthDayNano(Some(interval))) => width(NAME, *interval)?,
             Some(value) => match value
                 .try_as_str()
                 .flatten()
                 .map(|text| (text, parse_interval(text)))
             {
-                Some((_, Some(interval))) => width(interval)?,
+                Some((_, Some(interval))) => width(NAME, interval)?,
                 Some((text, None)) => {
                     return plan_err!("'{text}' is no width such as 5m or 1h30m");
                 }
@@ -330,6 +331,14 @@ impl Bucket {
                 .ok()
         };
         Some((literal(first)?, literal(next)?))
+    }
+
+    /// Refuses a time, counted in the unit, whose bucket begins before the first time that can be told.
+    pub(super) fn check(&self, time: i64, unit: TimeUnit) -> Result<(), ArrowError> {
+        match time.checked_mul(ns_per_unit(unit)) {
+            Some(ns) => self.start_local(ns).map(drop).ok_or_else(out_of_range),
+            None => Ok(()),
+        }
     }
 
     fn of_array(&self, time: &ArrayRef) -> Result<ArrayRef> {
@@ -452,7 +461,12 @@ fn out_of_range() -> ArrowError {
     ArrowError::ArithmeticOverflow("bucket begins before the first time that can be told".into())
 }
 
-fn width(interval: IntervalMonthDayNano) -> Result<Width> {
+/// Refuses a width that is none, in the name of a function that takes one.
+pub(super) fn check_width(function: &str, interval: IntervalMonthDayNano) -> Result<()> {
+    width(function, interval).map(drop)
+}
+
+fn width(function: &str, interval: IntervalMonthDayNano) -> Result<Width> {
     let ns = i64::from(interval.days)
         .checked_mul(NS_PER_DAY)
         .and_then(|days| days.checked_add(interval.nanoseconds));
@@ -460,8 +474,8 @@ fn width(interval: IntervalMonthDayNano) -> Result<Width> {
         (0, Some(ns)) if ns > 0 => Ok(Width::Ns(ns)),
         (months, Some(0)) if months > 0 => Ok(Width::Months(months.into())),
         (months, _) if months != 0 => {
-            plan_err!("the width of time_bucket is months or a fixed length, not both")
+            plan_err!("the width of {function} is months or a fixed length, not both")
         }
-        _ => plan_err!("the width of time_bucket is more than nothing"),
+        _ => plan_err!("the width of {function} is more than nothing"),
     }
 }

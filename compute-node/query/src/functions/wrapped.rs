@@ -3,6 +3,7 @@
 //! * A call that makes much of little (`repeat('x', 1000000000)`) is measured before it runs:
 //!   what expressions make is not under any memory limit.
 //! * So is one that holds all of one argument against all of another (`levenshtein`): nothing interrupts it.
+//! * A bucket of `date_bin` or `date_trunc` that begins before the first time that can be told is refused.
 //! * A comparison of `date_bin(width, ts)` or `date_trunc(unit, ts)` with a constant becomes a range
 //!   of `ts`, so that it prunes as if it had been written that way.
 
@@ -10,7 +11,7 @@ use std::sync::Arc;
 
 use datafusion::arrow::array::{Array, ArrayRef, AsArray};
 use datafusion::arrow::compute::kernels::length::length;
-use datafusion::arrow::compute::{cast, concat};
+use datafusion::arrow::compute::{cast, concat, min};
 use datafusion::arrow::datatypes::{DataType, FieldRef, Int64Type};
 use datafusion::common::{Result, ScalarValue};
 use datafusion::logical_expr::interval_arithmetic::Interval;
@@ -235,8 +236,33 @@ impl Wrapped {
                 }
                 Ok(())
             }
+            (Around::Bucket, _) => check_earliest(name, args),
             _ => Ok(()),
         }
+    }
+}
+
+/// Refuses the earliest time whose bucket would begin before the first time that can be told: inside the
+/// function that is wrapped to the far end of time, or NULL.
+fn check_earliest(function: &str, args: &ScalarFunctionArgs) -> Result<()> {
+    let Some(time) = args.args.get(1) else {
+        return Ok(());
+    };
+    let DataType::Timestamp(unit, _) = time.data_type() else {
+        return Ok(());
+    };
+    let constants = args.args.iter().map(|arg| match arg {
+        ColumnarValue::Scalar(value) => value.clone(),
+        ColumnarValue::Array(_) => ScalarValue::Null,
+    });
+    let constants: Vec<Expr> = constants.map(|value| Expr::Literal(value, None)).collect();
+    let Some(bucket) = time_bucket::bucket_of(function, &constants) else {
+        return Ok(());
+    };
+    let stored = cast(&time.to_array(1)?, &DataType::Int64)?;
+    match min(stored.as_primitive::<Int64Type>()) {
+        Some(earliest) => Ok(bucket.check(earliest, unit)?),
+        None => Ok(()),
     }
 }
 
@@ -332,6 +358,12 @@ impl ScalarUDFImpl for Wrapped {
     }
 
     fn return_field_from_args(&self, args: ReturnFieldArgs) -> Result<FieldRef> {
+        let width = args.scalar_arguments.first();
+        if let (Around::Bucket, Some(Some(ScalarValue::IntervalMonthDayNano(Some(width))))) =
+            (self.around, width)
+        {
+            time_bucket::check_width(self.name(), *width)?;
+        }
         self.inner.return_field_from_args(args)
     }
 

@@ -39,7 +39,7 @@ pub async fn sql(
     let understood = async {
         let arguments = request::form(uri.query().unwrap_or_default());
         let body = node.intake().read(&headers, body).await?;
-        Ok((request::understand(&arguments, &headers, &body)?, body))
+        Ok((request::understand(&arguments?, &headers, &body)?, body))
     };
     // What was understood is as large as the body, so that its room stays taken.
     let (request, _body) = match understood.await {

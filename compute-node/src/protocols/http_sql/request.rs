@@ -193,23 +193,27 @@ fn read_body(
         .split(';')
         .next()
         .unwrap_or_default()
-        .trim();
+        .trim()
+        .to_ascii_lowercase();
     let text = str::from_utf8(body).map_err(|error| {
         Failure::new(
             ErrorCode::BadEncoding,
             format!("body is not UTF-8: {error}"),
         )
     })?;
-    match media {
+    match media.as_str() {
         "application/json" => {
+            // A list would be taken for the members in the order in which they are declared.
+            if !text.trim_start().starts_with('{') {
+                return Err(bad("body: a JSON object is expected"));
+            }
             let given: Members =
                 serde_json::from_str(text).map_err(|error| bad(format!("body: {error}")))?;
             *members = merged(given, std::mem::take(members));
             Ok(())
         }
         "application/x-www-form-urlencoded" if is_form(text) => {
-            let pairs: Vec<(String, String)> = form(text);
-            read_arguments(&pairs, members, params)
+            read_arguments(&form(text)?, members, params)
         }
         _ => {
             members.sql = Some(text.to_owned());
@@ -248,18 +252,25 @@ fn is_form(text: &str) -> bool {
 }
 
 /// Pairs of a form or of a URL's query, percent-decoded.
-pub fn form(text: &str) -> Vec<(String, String)> {
-    let decoded = |raw: &str| {
+///
+/// * errors: `BAD_ENCODING` where what is decoded is not UTF-8, naming the argument.
+pub fn form(text: &str) -> Result<Vec<(String, String)>, Failure> {
+    let decoded = |raw: &str, what: &str| {
         let spaced = raw.replace('+', " ");
-        percent_encoding::percent_decode_str(&spaced)
-            .decode_utf8_lossy()
-            .into_owned()
+        let bytes = percent_encoding::percent_decode_str(&spaced);
+        let text = bytes.decode_utf8().map_err(|error| {
+            let detail = format!("{what} is not UTF-8: {error}");
+            Failure::new(ErrorCode::BadEncoding, detail)
+        });
+        text.map(|text| text.into_owned())
     };
     text.split('&')
         .filter(|pair| !pair.is_empty())
-        .map(|pair| match pair.split_once('=') {
-            Some((name, value)) => (decoded(name), decoded(value)),
-            None => (decoded(pair), String::new()),
+        .map(|pair| {
+            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+            let name = decoded(name, "the name of an argument")?;
+            let value = decoded(value, &format!("argument {name}"))?;
+            Ok((name, value))
         })
         .collect()
 }
@@ -327,7 +338,8 @@ mod tests {
         if !content_type.is_empty() {
             headers.insert(header::CONTENT_TYPE, content_type.parse().unwrap());
         }
-        understand(&form(url), &headers, body.as_bytes()).map_err(|failure| failure.to_string())
+        let arguments = form(url).map_err(|failure| failure.to_string())?;
+        understand(&arguments, &headers, body.as_bytes()).map_err(|failure| failure.to_string())
     }
 
     const FORM: &str = "application/x-www-form-urlencoded";
@@ -343,7 +355,8 @@ mod tests {
             ("", "text/plain", sql.to_owned()),
             ("", FORM, format!("sql={encoded}")),
             ("", FORM, format!("q={encoded}&db=d")),
-            ("", "application/json", json),
+            ("", "application/json", json.clone()),
+            ("", "Application/JSON; charset=UTF-8", json),
             (&format!("sql={encoded}"), "", String::new()),
         ] {
             let request = ask(url, content_type, &body).unwrap();
@@ -396,6 +409,9 @@ mod tests {
             ("read_mode=bounded(x)", "", "SELECT 1", "read_mode"),
             ("read_mode=linear", "", "SELECT 1", "read_mode"),
             ("", "application/json", "{\"sqll\":1}", "sqll"),
+            ("", "application/json", "[\"SELECT 1\"]", "JSON object"),
+            ("sql=SELECT%20'%ff'", "", "", "argument sql is not UTF-8"),
+            ("%ff=1", "", "SELECT 1", "name of an argument is not UTF-8"),
             (
                 "p.a=1",
                 "application/json",
