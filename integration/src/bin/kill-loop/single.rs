@@ -2,13 +2,19 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
-use integration::load::{CONFIG, Load, Verdict};
+use anyhow::{Context, Result, bail, ensure};
+use integration::http::Http;
+use integration::load::{CONFIG, Load, TABLE, Verdict};
 use integration::standalone::{Setup, Standalone};
 use integration::{binary, disk, power_loss};
+use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::Arguments;
+
+/// Columns that are added in one round, and the pause between two of them: flushes fall between them.
+const COLUMNS: u32 = 8;
+const COLUMN_EVERY: Duration = Duration::from_millis(100);
 
 /// All rounds; before them, in this process, some seconds of work on a recorded disk, which is then
 /// opened as a loss of power would have left it, at as many moments as wanted.
@@ -26,12 +32,15 @@ pub(crate) async fn run(arguments: &Arguments) -> Result<Verdict> {
     let mut node = setup.start().await?;
     let load = Load::new(vec![node.http.clone()], arguments.writers, arguments.seed);
     load.create("").await?;
-    let (mut opens, mut compacted) = (Vec::new(), 0);
+    let (mut opens, mut compacted, mut columns) = (Vec::new(), 0, 0);
     for round in 1..=arguments.rounds {
         let writers = load.start_round(round);
+        let mut widening = JoinSet::new();
+        widening.spawn(widen(node.http.clone(), round));
         tokio::time::sleep(Duration::from_millis(300 + load.dice.below(1_500))).await;
         compacted += counted(&node, "auxo_compaction_files_total{").await?;
         node.kill()?;
+        columns += widening.join_next().await.context("columns")??;
         let began = Instant::now();
         node = setup
             .start()
@@ -55,14 +64,24 @@ pub(crate) async fn run(arguments: &Arguments) -> Result<Verdict> {
     println!("files: {files} now, {compacted} compacted, manifests: {made}");
     let (changes, deletes) = load.rewritten();
     println!("rows overwritten and deleted: {changes} changes, {deletes} of them deletes");
-    if made <= u64::from(arguments.rounds) || compacted == 0 || deletes == 0 {
+    println!("columns added beside them: {columns}");
+    if made <= u64::from(arguments.rounds) || compacted == 0 || deletes == 0 || columns == 0 {
         bail!(
-            "{made} manifests in {} rounds, {compacted} files compacted, {deletes} deletes: kills met not all of \
-             it",
+            "{made} manifests in {} rounds, {compacted} files compacted, {deletes} deletes, {columns} columns: \
+             kills met not all of it",
             arguments.rounds
         );
     }
-    node.terminate(Duration::from_secs(60)).await?;
+    let ended = node.terminate(Duration::from_secs(60)).await?;
+    ensure!(
+        ended.success(),
+        "the node ended with {ended}: {}",
+        node.log_tail()
+    );
+    // The disk is well: nothing may keep rows out of files.
+    let log = node.log();
+    let failed = log.lines().find(|line| line.contains("flush failed"));
+    ensure!(failed.is_none(), "{}", failed.unwrap_or_default());
     opens.sort();
     let at = |share: f64| opens[((opens.len() - 1) as f64 * share) as usize].as_secs_f64() * 1e3;
     println!(
@@ -72,6 +91,19 @@ pub(crate) async fn run(arguments: &Arguments) -> Result<Verdict> {
         at(1.0)
     );
     Ok(verdict)
+}
+
+/// Adds columns to the table, one after the other, until the node is gone; how many.
+async fn widen(node: Http, round: u32) -> u32 {
+    for added in 0..COLUMNS {
+        let column = format!("c{round}_{added}");
+        let alter = format!("ALTER TABLE {TABLE} ADD COLUMN {column} BIGINT");
+        match node.sql_answer(&alter).await {
+            Ok(answer) if answer.status == 200 => tokio::time::sleep(COLUMN_EVERY).await,
+            _ => return added,
+        }
+    }
+    COLUMNS
 }
 
 /// Sum of a metric over all shards.
