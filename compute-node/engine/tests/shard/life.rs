@@ -381,6 +381,34 @@ async fn columns_that_come_between_a_cut_and_its_files_hold_no_flush_up() {
     assert_eq!(next.read().await.len(), 3);
 }
 
+/// Rows that fill a short segment, then some all over the years around it.
+#[tokio::test]
+async fn rows_from_all_over_lie_beside_those_of_a_dense_hour() {
+    let services = Services::new();
+    let node = services.node(1);
+    let shard = node.with_table(1, MergeMode::LastRow).await;
+    let dense: Vec<Row> = (0..5_000)
+        .map(|at| row(1, at * HOUR / 2_000, Some(at), None))
+        .collect();
+    let mut written = 0;
+    for every in [6, 20, 200, 2_000] {
+        let strewn =
+            (-150..150).map(|number| row(1, number * every * HOUR + 60, Some(number), None));
+        for rows in [dense.clone(), strewn.collect()] {
+            shard.write(batch(&rows, None)).await.expect("acked");
+            shard.flush().await.expect("flushed");
+            assert_eq!(shard.status().flush_refused, None);
+        }
+        let found = node.read().await.len();
+        assert!(found > written, "{found} rows");
+        written = found;
+    }
+    shard.close().await.expect("closed");
+    let next = services.node(2);
+    next.lead(2).await;
+    assert_eq!(next.read().await.len(), written);
+}
+
 /// A store that is away comes back by itself; a manifest that cannot be read does not.
 #[tokio::test]
 async fn a_flush_that_waiting_cannot_mend_is_told() {

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use crate::Arguments;
 
 /// Columns that are added in one round, and the pause between two of them: flushes fall between them.
-const COLUMNS: u32 = 25;
+const COLUMNS: u32 = 15;
 const COLUMN_EVERY: Duration = Duration::from_millis(10);
 
 /// All rounds; before them, in this process, some seconds of work on a recorded disk, which is then
