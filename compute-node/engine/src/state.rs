@@ -205,9 +205,8 @@ impl State {
                         });
                     }
                     Entry::CreateTablets(specs) => {
-                        for spec in specs {
-                            upsert(Arc::make_mut(&mut tablets), spec);
-                        }
+                        let tablets = Arc::make_mut(&mut tablets);
+                        specs.into_iter().for_each(|spec| upsert(tablets, spec));
                     }
                     Entry::DropTablets(ids) => {
                         for id in ids {
@@ -280,12 +279,21 @@ impl State {
     }
 }
 
-/// Adds a tablet, or replaces it if the schema is not older than the one it has.
+/// Adds or replaces a tablet. All tablets of a table have its newest definition from then on: orders name
+/// some of many tablets at a time, and a manifest between two of them must have one.
 fn upsert(tablets: &mut BTreeMap<TabletId, Arc<TabletSpec>>, spec: TabletSpec) {
-    let older = tablets
-        .get(&spec.id)
-        .is_none_or(|known| known.table.schema.number <= spec.table.schema.number);
-    if older {
-        tablets.insert(spec.id, Arc::new(spec));
-    }
+    let mut others = tablets.values().map(|known| &known.table);
+    let known = others.find(|known| known.id == spec.table.id).cloned();
+    let table = match known {
+        Some(known) if known.schema.number > spec.table.schema.number => known,
+        Some(known) if *known != *spec.table => {
+            let older = |known: &&mut Arc<TabletSpec>| known.table.id == spec.table.id;
+            for other in tablets.values_mut().filter(older) {
+                Arc::make_mut(other).table = Arc::clone(&spec.table);
+            }
+            Arc::clone(&spec.table)
+        }
+        _ => Arc::clone(&spec.table),
+    };
+    tablets.insert(spec.id, Arc::new(TabletSpec { table, ..spec }));
 }

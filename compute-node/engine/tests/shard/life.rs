@@ -8,9 +8,9 @@ use crate::ground::watched_store::WatchedStore;
 use crate::ground::{HOUR, Row, SHARD, Services, TABLET, batch, row, sorted, until, widened};
 use auxo_engine::payload::{Batch, Entry};
 use auxo_engine::{Busy, OpenError, Settings, WriteError};
-use auxo_proto::ids::{BatchId, TenantId};
+use auxo_proto::ids::{BatchId, TabletId, TenantId};
 use auxo_proto::random::Random;
-use auxo_proto::schema::MergeMode;
+use auxo_proto::schema::{HashRange, MergeMode, TabletSpec};
 use auxo_sst::names;
 use auxo_sst::predicate::{TagFilter, TagTest, TimeRange};
 use object_store::memory::InMemory;
@@ -379,6 +379,43 @@ async fn columns_that_come_between_a_cut_and_its_files_hold_no_flush_up() {
     let next = services.node(2);
     next.lead(2).await;
     assert_eq!(next.read().await.len(), 3);
+}
+
+#[tokio::test]
+async fn tablets_of_a_table_change_together_though_orders_name_some_of_them() {
+    let services = Services::new();
+    let node = services.node(1);
+    let shard = node.lead(1).await;
+    let halves = |added: u32| {
+        let whole = widened(MergeMode::LastRow, added);
+        let half = |id, lo, hi| TabletSpec {
+            id: TabletId(id),
+            range: HashRange { lo, hi },
+            ..whole.clone()
+        };
+        let middle = HashRange::FULL.hi / 2;
+        [
+            half(10, HashRange::FULL.lo, middle),
+            half(11, middle + 1, HashRange::FULL.hi),
+        ]
+    };
+    for added in 0..3 {
+        for half in halves(added) {
+            shard.create_tablets(vec![half]).await.expect("made");
+            shard.flush().await.expect("flushed");
+        }
+        // One that comes late changes nothing.
+        let late = halves(added / 2)[1].clone();
+        shard.create_tablets(vec![late]).await.expect("made");
+        shard.flush().await.expect("flushed");
+    }
+    shard.close().await.expect("closed");
+    let next = services.node(2);
+    next.lead(2).await;
+    for half in halves(2) {
+        let tablet = next.engine.tablet(SHARD, half.id).expect("there");
+        assert_eq!(*tablet.table(), half.table);
+    }
 }
 
 /// Rows that fill a short segment, then some all over the years around it.
