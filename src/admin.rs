@@ -71,7 +71,7 @@ enum AdminCommand {
     Table(Verb),
     /// Procedures: what is being changed
     #[command(subcommand)]
-    Procedure(Verb),
+    Procedure(ProcedureVerb),
 }
 
 #[derive(Debug, Subcommand)]
@@ -127,6 +127,17 @@ enum ShardVerb {
     },
 }
 
+#[derive(Debug, Subcommand)]
+enum ProcedureVerb {
+    #[command(flatten)]
+    Look(Verb),
+    /// Has one that is stuck go on, once what it names is mended
+    Retry {
+        /// Its number
+        procedure: String,
+    },
+}
+
 /// Time between two looks at what is waited for.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 
@@ -176,7 +187,12 @@ pub(crate) async fn run(
             return settled(args.output, accepted.clone(), *wait, client, &path, ended).await;
         }
         AdminCommand::Table(verb) => ("tables", verb),
-        AdminCommand::Procedure(verb) => ("procedures", verb),
+        AdminCommand::Procedure(ProcedureVerb::Look(verb)) => ("procedures", verb),
+        AdminCommand::Procedure(ProcedureVerb::Retry { procedure }) => {
+            let path = ["v1", "procedures", procedure, "retry"];
+            let accepted = client.post(&path, &[]).await?;
+            return print(args.output, &accepted, Exit::Done);
+        }
     };
     let mut output = Output::stdout();
     match verb {
@@ -184,6 +200,7 @@ pub(crate) async fn run(
             let items = list(client, &["v1", kind]).await?;
             match args.output {
                 Layout::Json => writeln!(output, "{}", Value::from(items))?,
+                Layout::Table if items.is_empty() => notice(format_args!("there are none")),
                 Layout::Table => write_items(&items, &mut output)?,
             }
         }

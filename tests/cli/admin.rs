@@ -39,6 +39,7 @@ fn cluster(online: bool, ready: bool) -> Responder {
             }
             "/v1/tables" => "[]".to_owned(),
             "/v1/procedures" => "7".to_owned(),
+            "/v1/procedures/9/retry" => return answer(202, JSON, "", r#"{"procedure":9}"#),
             "/v1/tables/a%2Fb" => r#"{"name":"a/b"}"#.to_owned(),
             _ => return problem(404, r#"{"code":"NOT_FOUND","detail":"no such thing"}"#),
         };
@@ -83,6 +84,10 @@ fn things_are_listed_and_shown() {
     );
     let tables = run(&["admin", "table", "list", "-o", "json"]).expect(0);
     assert_eq!(tables.stdout, "[]\n");
+    let tables = run(&["admin", "table", "list"]).expect(0);
+    assert_eq!((&*tables.stdout, &*tables.stderr), ("", "there are none\n"));
+    let retried = run(&["admin", "procedure", "retry", "9"]).expect(0);
+    assert_eq!(retried.stdout, "procedure  9\n");
     let table = run(&["admin", "table", "show", "a/b"]).expect(0);
     assert_eq!(table.stdout, "name  a/b\n");
     let wrong = run(&["admin", "procedure", "list"]).expect(1);

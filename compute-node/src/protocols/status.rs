@@ -143,8 +143,8 @@ pub async fn show(
     shown(&node, verb, &target).await
 }
 
-/// `POST /v1/shards/{shard}/move?to=NODE`, `/v1/nodes/{node}/drain`, `/v1/nodes/{node}/undrain`: 202 with
-/// what meta says of it.
+/// `POST /v1/shards/{shard}/move?to=NODE`, `/v1/nodes/{node}/drain`, `/v1/nodes/{node}/undrain`,
+/// `/v1/procedures/{procedure}/retry`: 202 with what meta says of it.
 pub async fn act(
     State(node): State<Node>,
     Path((kind, target, action)): Path<(String, String, String)>,
@@ -183,6 +183,7 @@ fn verb_of(kind: &str, action: &str) -> Option<&'static str> {
         ("nodes", "drain") => Some("node drain"),
         ("nodes", "undrain") => Some("node undrain"),
         ("shards", "move") => Some("shard move"),
+        ("procedures", "retry") => Some("procedure retry"),
         _ => None,
     }
 }
