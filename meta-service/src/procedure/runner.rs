@@ -20,7 +20,7 @@ use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
 use super::record::{self, TakenUp};
-use super::{Around, Kind, Move, NotYet, Progress, Step, Task, answered, decide};
+use super::{Around, Kind, Move, NotYet, Progress, Step, TRIES, Task, answered, decide};
 use crate::keys::Key;
 use crate::model::change::Change;
 use crate::model::values::{Done, KeptFailure, Outcome, Procedure, ProcedureState, Verdict};
@@ -298,6 +298,9 @@ impl Runner {
                                 procedure = %id, kind = record.kind.name(),
                                 step = record.step.name(), tried, %failure, "order not done"
                             );
+                            if tries.is_none() && TRIES.is_some_and(|many| tried % many == 0) {
+                                tracing::error!(procedure = %id, tried, "nothing undoes this step: it goes on");
+                            }
                             if failure.permanent || tries.is_some_and(|tries| tried >= tries) {
                                 progress = Progress::Failed(KeptFailure {
                                     code: failure.code,

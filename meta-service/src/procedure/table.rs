@@ -151,7 +151,7 @@ pub(super) fn go_on_create(
             }
         }
         Progress::Entered => match model.table_info(table) {
-            Some(info) => tell_leaders(info, model),
+            Some(info) => tell_leaders(info, model, TRIES),
             None => lost(record),
         },
         Progress::Acted => {
@@ -201,7 +201,7 @@ pub(super) fn undo_create(
         return lost(record);
     };
     match (record.step, progress) {
-        (Step::Undo, Progress::Entered) => drop_tablets(table, model, TRIES),
+        (Step::Undo, Progress::Entered) => drop_tablets(table, model, None),
         (Step::Undo, Progress::Acted) | (Step::Tidy, Progress::Entered) => {
             let failure = record.failure.clone().unwrap_or(KeptFailure {
                 code: ErrorCode::Internal.text().to_owned(),
@@ -349,7 +349,7 @@ pub(super) fn go_on_alter(
             if let Some(options) = options {
                 info.options = options.clone();
             }
-            tell_leaders(&info, model)
+            tell_leaders(&info, model, None)
         }
         Progress::Acted => {
             let Some(mut value) = model.tables.get(&table).cloned() else {
@@ -377,7 +377,9 @@ pub(super) fn go_on_alter(
 }
 
 /// Orders that make the table's tablets, or bring them to this schema.
-fn tell_leaders(info: &TableInfo, model: &Model) -> Move {
+///
+/// * tries: none where nothing can be undone: it is tried until a log that was away for long is back.
+fn tell_leaders(info: &TableInfo, model: &Model, tries: Option<u32>) -> Move {
     let tables = serde_json::to_vec(&[info])
         .unwrap_or_else(|error| unreachable!("a table is plain data: {error}"));
     let tables = bytes::Bytes::from(tables);
@@ -390,7 +392,7 @@ fn tell_leaders(info: &TableInfo, model: &Model) -> Move {
     Move::Order {
         tasks: tasks(info.id, model, verb),
         after: Duration::ZERO,
-        tries: TRIES,
+        tries,
     }
 }
 

@@ -312,6 +312,34 @@ fn a_table_is_altered_and_dropped() {
 }
 
 #[test]
+fn what_cannot_be_undone_is_tried_for_as_long_as_it_takes() {
+    let mut stage = Stage::new();
+    stage.play(&table("cpu", 1)).unwrap();
+    let alter = Kind::AlterTable {
+        table: TableId(1),
+        columns: vec![idle()],
+        options: None,
+    };
+    let tries = |stage: &mut Stage, kind: &Kind, step: Option<Step>| {
+        let around = stage.around();
+        let first = record::first(kind, None, None, stage.reign, &stage.model, &around);
+        stage.write(&first.unwrap().0);
+        let (_, record) = stage.model.procedures.iter().next_back().unwrap();
+        let mut record = record.clone();
+        if let Some(step) = step {
+            (record.step, record.state) = (step, ProcedureState::Undoing);
+        }
+        match decide(&record, &Progress::Entered, &stage.model, &around) {
+            Move::Order { tries, .. } => tries,
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(tries(&mut stage, &alter, None), None);
+    assert_eq!(tries(&mut stage, &table("mem", 1), None), TRIES);
+    assert_eq!(tries(&mut stage, &table("disk", 1), Some(Step::Undo)), None);
+}
+
+#[test]
 fn an_alteration_that_a_leader_refuses_waits_for_an_operator_with_its_lock() {
     let mut stage = Stage::new();
     stage.play(&table("cpu", 1)).unwrap();
