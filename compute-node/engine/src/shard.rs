@@ -7,7 +7,7 @@
 //!
 //! Never here: which shards there are, SQL, sockets.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -134,12 +134,7 @@ impl Shard {
     pub async fn write(&self, batch: Batch) -> Result<Written, WriteError> {
         let parts = &self.parts;
         self.check_tablets(&batch)?;
-        if parts.unflushed.load(Ordering::Relaxed) > parts.settings.unflushed_bytes_max {
-            parts.flush_wanted.notify_one();
-            let full = parts.store_full.load(Ordering::Relaxed);
-            let what = if full { Busy::Store } else { Busy::Unflushed };
-            return Err(WriteError::Busy(what));
-        }
+        self.check_room()?;
         let encoded = encode(&batch)?;
         let permit = parts.budget.admit(encoded.memory_bytes());
         let permit = permit.ok_or(WriteError::Busy(Busy::Memory))?;
@@ -152,15 +147,18 @@ impl Shard {
     }
 
     /// Makes or renews tablets; durable when it returns. Repeating it changes nothing.
+    ///
+    /// A table that is renewed at one of its tablets is renewed at all of them: the record names one.
     pub async fn create_tablets(&self, specs: Vec<TabletSpec>) -> Result<(), WriteError> {
+        self.check_room()?;
         let version = self.parts.current.get();
-        let known = |spec: &TabletSpec| {
-            version
-                .tablets
-                .get(&spec.id)
-                .is_some_and(|known| **known == *spec)
+        let mut renewed = HashSet::new();
+        let mut tells = |spec: &TabletSpec| match version.tablets.get(&spec.id) {
+            Some(known) if **known == *spec => false,
+            Some(known) if known.range == spec.range => renewed.insert(spec.table.id),
+            _ => true,
         };
-        let missing: Vec<TabletSpec> = specs.into_iter().filter(|spec| !known(spec)).collect();
+        let missing: Vec<TabletSpec> = specs.into_iter().filter(|spec| tells(spec)).collect();
         match missing.is_empty() {
             true => Ok(()),
             false => self.change(Entry::CreateTablets(missing)).await,
@@ -217,6 +215,18 @@ impl Shard {
             Ok(Ok(answer)) => answer,
             Ok(Err(_)) | Err(_) => Err(WriteError::Unknown),
         }
+    }
+
+    /// Refuses what makes the log longer while as much of it as may be is in no file.
+    fn check_room(&self) -> Result<(), WriteError> {
+        let parts = &self.parts;
+        if parts.unflushed.load(Ordering::Relaxed) <= parts.settings.unflushed_bytes_max {
+            return Ok(());
+        }
+        parts.flush_wanted.notify_one();
+        let full = parts.store_full.load(Ordering::Relaxed);
+        let what = if full { Busy::Store } else { Busy::Unflushed };
+        Err(WriteError::Busy(what))
     }
 
     fn check_tablets(&self, batch: &Batch) -> Result<(), WriteError> {

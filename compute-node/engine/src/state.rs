@@ -23,6 +23,9 @@ use crate::memtable::{self, Memtables};
 use crate::payload::{self, Batch, Entry, PayloadError};
 use crate::version::{Current, Frozen, Version};
 
+/// Bytes of marks alone that are worth a manifest and a shorter log.
+const MARKS_MAX: u64 = 64 << 10;
+
 /// A batch that was applied, as the next manifest has to note it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct AppliedBatch {
@@ -81,6 +84,8 @@ pub(crate) struct State {
     budget: MemtableBudget,
     since_cut: Vec<AppliedBatch>,
     log_bytes_since_cut: u64,
+    /// A flush leaves a mark: marks alone are no reason for another one, or an idle shard would go on for ever.
+    only_marks_since_cut: bool,
     unflushed: Arc<AtomicU64>,
 }
 
@@ -110,6 +115,7 @@ impl State {
             budget,
             since_cut: Vec::new(),
             log_bytes_since_cut: 0,
+            only_marks_since_cut: true,
             unflushed,
         }
     }
@@ -153,6 +159,7 @@ impl State {
         };
         let bytes = frame.encoded_len() as u64;
         self.log_bytes_since_cut += bytes;
+        self.only_marks_since_cut &= frame.kind == FrameKind::Mark;
         self.unflushed.fetch_add(bytes, Ordering::Relaxed);
         self.apply(offset, batches);
         Ok(fed)
@@ -242,12 +249,13 @@ impl State {
         self.budget.sub(freed);
     }
 
-    /// Freezes all memtables at `next` and says what a manifest there would hold; `None` when no
-    /// frame came since the last cut.
+    /// Freezes all memtables at `next` and says what a manifest there would hold; `None` when nothing but
+    /// some marks came since the last cut.
     pub(crate) fn cut(&mut self) -> Option<Cut> {
-        if self.log_bytes_since_cut == 0 {
+        if self.only_marks_since_cut && self.log_bytes_since_cut < MARKS_MAX {
             return None;
         }
+        self.only_marks_since_cut = true;
         let cur = self.acceptance.cur();
         let floor = Floor {
             term: cur.term,

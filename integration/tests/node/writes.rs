@@ -169,6 +169,36 @@ async fn the_segments_that_rows_lie_in_stay_as_they_are() {
 }
 
 #[tokio::test]
+async fn a_table_that_is_dropped_meanwhile_costs_no_good_line() {
+    let (_folder, setup) = setup();
+    let node = setup.start().await.unwrap();
+    let drops = async {
+        for _ in 0..40 {
+            let dropped = node
+                .http
+                .sql_answer("DROP TABLE IF EXISTS d")
+                .await
+                .unwrap();
+            assert_eq!(dropped.status, 200, "{}", dropped.body);
+        }
+    };
+    let writes = async {
+        let (mut acked, mut column) = (0, 0);
+        loop {
+            column += 1;
+            let line = format!("d,h=a v=1i,c{}=1i", column % 20);
+            let answer = node.http.write("main", line).await.unwrap();
+            assert!(matches!(answer.status, 204 | 503), "{}", answer.body);
+            acked += usize::from(answer.status == 204);
+            if acked > 200 {
+                return;
+            }
+        }
+    };
+    tokio::join!(drops, writes);
+}
+
+#[tokio::test]
 async fn one_key_in_two_databases_is_two_batches() {
     let (_folder, setup) = setup();
     let node = setup.start().await.unwrap();

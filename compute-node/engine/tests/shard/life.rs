@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::ground::watched_store::WatchedStore;
 use crate::ground::{HOUR, Row, SHARD, Services, TABLET, batch, row, sorted, until, widened};
@@ -416,6 +417,29 @@ async fn tablets_of_a_table_change_together_though_orders_name_some_of_them() {
         let tablet = next.engine.tablet(SHARD, half.id).expect("there");
         assert_eq!(*tablet.table(), half.table);
     }
+}
+
+#[tokio::test]
+async fn a_shard_that_nobody_writes_to_makes_no_more_manifests() {
+    let services = Services::new();
+    let settings = Settings {
+        flush_age_ms: 5,
+        ..Settings::default()
+    };
+    let node = services.node_with(1, settings);
+    let shard = node.with_table(1, MergeMode::LastRow).await;
+    let rows = [row(1, 5, Some(1), None)];
+    shard.write(batch(&rows, None)).await.expect("acked");
+    until("it is flushed", || shard.status().file_rows == 1).await;
+    let flushed = shard.status().manifest;
+    // What is tried is the time: at every fifth of these moments it looks whether there is something.
+    for _ in 0..20 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        shard.flush().await.expect("nothing to do");
+    }
+    assert_eq!(shard.status().manifest, flushed);
+    shard.write(batch(&rows, None)).await.expect("acked");
+    until("it is flushed", || shard.status().manifest > flushed).await;
 }
 
 /// Rows that fill a short segment, then some all over the years around it.

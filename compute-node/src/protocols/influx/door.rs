@@ -173,9 +173,19 @@ async fn take(
                 failed = Some(about(need, failure));
                 break;
             }
+            let number = catalog.topology().number;
+            // Whoever dropped the table did so meanwhile: these lines make it again.
+            if failure.code == ErrorCode::TableNotFound && need.table.is_some() {
+                if news(node, number).await {
+                    continue;
+                }
+                let detail = format!("table {} was dropped meanwhile", need.measurement);
+                failed = Some(Failure::new(ErrorCode::SchemaChanging, detail));
+                break;
+            }
             // Somebody else may have changed the table: then its lines are judged by what it is now.
             let first = overtaken.insert(need.measurement.clone());
-            if !(first && overtook(node, &failure, catalog.topology().number).await) {
+            if !(first && overtook(&failure) && news(node, number).await) {
                 let why = about(need, failure).detail.into();
                 refused.insert(need.measurement.clone(), why);
             }
@@ -196,14 +206,16 @@ async fn take(
     }
 }
 
-/// Whether a change was refused because another one was faster, and this node has heard of that.
-async fn overtook(node: &Node, failure: &Failure, number: u64) -> bool {
-    if !matches!(
+/// Whether a change was refused because another one was faster.
+fn overtook(failure: &Failure) -> bool {
+    matches!(
         failure.code,
         ErrorCode::AlreadyExists | ErrorCode::TypeMismatch
-    ) {
-        return false;
-    }
+    )
+}
+
+/// Whether this node hears soon of a newer state of tables than that of the number.
+async fn news(node: &Node, number: u64) -> bool {
     let mut catalogs = node.catalogs();
     let newer = catalogs.wait_for(|catalog| catalog.topology().number > number);
     matches!(tokio::time::timeout(NEWS_TIME, newer).await, Ok(Ok(_)))
