@@ -113,6 +113,26 @@ pub enum TagFilter {
     Not(Box<TagFilter>),
 }
 
+impl TagFilter {
+    /// About as many bytes as it takes where it is stored; never none.
+    pub fn bytes(&self) -> usize {
+        const NODE: usize = 8;
+        let inside = match self {
+            Self::Any | Self::Nothing => 0,
+            Self::Test { test, .. } => match test {
+                TagTest::IsNull => 0,
+                TagTest::OneOf(values) => values.iter().map(|value| NODE + value.len()).sum(),
+                TagTest::Below { value, .. } | TagTest::Above { value, .. } => value.len(),
+                TagTest::Prefix(value) => value.len(),
+                TagTest::Matches(pattern) => pattern.len(),
+            },
+            Self::And(parts) | Self::Or(parts) => parts.iter().map(Self::bytes).sum(),
+            Self::Not(part) => part.bytes(),
+        };
+        NODE + inside
+    }
+}
+
 /// A literal that page and file statistics are compared with.
 #[derive(Clone, Copy, Debug, PartialEq, PartialOrd)]
 pub enum Bound {

@@ -54,7 +54,7 @@ pub use leader::Ended;
 pub use local_state::LocalTerms;
 pub use open::{OpenError, OpenLeader};
 pub use outcome::{Busy, WriteError, Written};
-pub use shard::{Shard, ShardStatus, encode};
+pub use shard::{DELETES_BYTES_MAX, KEY_BYTES_MAX, Shard, ShardStatus, encode};
 pub use traffic::Amount;
 
 /// Whether this build has no fence and loses acknowledged rows: feature `unfenced`, on nowhere by

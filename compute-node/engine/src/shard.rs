@@ -118,6 +118,13 @@ pub struct ShardStatus {
     pub ended: Option<String>,
 }
 
+/// Most bytes of a row's key: more than any line of line protocol makes. Every file's entry has two keys, and
+/// a block of its index 128 of them.
+pub const KEY_BYTES_MAX: usize = 160 << 10;
+
+/// Most bytes of all deletes that a shard keeps: an eighth of the largest manifest.
+pub const DELETES_BYTES_MAX: usize = 32 << 20;
+
 impl Shard {
     /// Which shard.
     pub fn id(&self) -> ShardId {
@@ -135,6 +142,7 @@ impl Shard {
         let parts = &self.parts;
         self.check_tablets(&batch)?;
         self.check_room()?;
+        self.check_lasting(&batch)?;
         let encoded = encode(&batch)?;
         let permit = parts.budget.admit(encoded.memory_bytes());
         let permit = permit.ok_or(WriteError::Busy(Busy::Memory))?;
@@ -227,6 +235,41 @@ impl Shard {
         let full = parts.store_full.load(Ordering::Relaxed);
         let what = if full { Busy::Store } else { Busy::Unflushed };
         Err(WriteError::Busy(what))
+    }
+
+    /// Refuses what manifests and files could not hold for as long as they must: keys are in both, and a
+    /// delete is in every manifest until files that are older than it have been rewritten.
+    fn check_lasting(&self, batch: &Batch) -> Result<(), WriteError> {
+        let version = self.parts.current.get();
+        let mut deletes = 0;
+        for entry in &batch.entries {
+            match entry {
+                Entry::Rows { tablet, rows, .. } => {
+                    let longest = rows.series.iter().map(|(key, _)| key.len()).max();
+                    if let Some(bytes) = longest.filter(|bytes| *bytes > KEY_BYTES_MAX) {
+                        let table = version.tablets.get(tablet);
+                        let table = table.map_or("", |spec| spec.table.name.as_str());
+                        return Err(WriteError::TooLarge(format!(
+                            "the tags of a row of table {table} have {bytes} bytes, the limit is {KEY_BYTES_MAX}"
+                        )));
+                    }
+                }
+                Entry::Delete { filter, .. } => deletes += filter.bytes(),
+                Entry::CreateTablets(_) | Entry::DropTablets(_) => {}
+            }
+        }
+        if deletes == 0 {
+            return Ok(());
+        }
+        let kept: usize = version.deletes.iter().map(|kept| kept.filter.bytes()).sum();
+        match deletes + kept > DELETES_BYTES_MAX {
+            true => Err(WriteError::TooLarge(format!(
+                "this delete has {deletes} bytes in shard {}, beside {kept} of deletes whose older files are not \
+                 rewritten yet; the limit is {DELETES_BYTES_MAX}",
+                self.parts.shard
+            ))),
+            false => Ok(()),
+        }
     }
 
     fn check_tablets(&self, batch: &Batch) -> Result<(), WriteError> {

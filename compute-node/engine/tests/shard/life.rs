@@ -8,9 +8,10 @@ use std::time::Duration;
 use crate::ground::watched_store::WatchedStore;
 use crate::ground::{HOUR, Row, SHARD, Services, TABLET, batch, row, sorted, until, widened};
 use auxo_engine::payload::{Batch, Entry};
-use auxo_engine::{Busy, OpenError, Settings, WriteError};
+use auxo_engine::{Busy, DELETES_BYTES_MAX, KEY_BYTES_MAX, OpenError, Settings, WriteError};
 use auxo_proto::ids::{BatchId, TabletId, TenantId};
 use auxo_proto::random::Random;
+use auxo_proto::rows::SeriesList;
 use auxo_proto::schema::{HashRange, MergeMode, TabletSpec};
 use auxo_sst::names;
 use auxo_sst::predicate::{TagFilter, TagTest, TimeRange};
@@ -440,6 +441,59 @@ async fn a_shard_that_nobody_writes_to_makes_no_more_manifests() {
     assert_eq!(shard.status().manifest, flushed);
     shard.write(batch(&rows, None)).await.expect("acked");
     until("it is flushed", || shard.status().manifest > flushed).await;
+}
+
+#[tokio::test]
+async fn what_no_manifest_could_hold_is_refused() {
+    let services = Services::new();
+    let node = services.node(1);
+    let shard = node.with_table(1, MergeMode::LastRow).await;
+    let rows = [row(1, 5, Some(1), None)];
+    shard.write(batch(&rows, None)).await.expect("acked");
+    let mut long = batch(&rows, None);
+    let Entry::Rows { rows: written, .. } = &mut long.entries[0] else {
+        panic!("rows");
+    };
+    written.series = SeriesList::new();
+    written.series.push(&vec![2; KEY_BYTES_MAX + 1], 0);
+    let said = shard.write(long).await.expect_err("a key without end");
+    assert!(
+        said.to_string().contains("the tags of a row of table t"),
+        "{said}"
+    );
+
+    let delete = |values: usize| Batch {
+        tenant: TenantId(1),
+        id: None,
+        hash: 0,
+        entries: vec![Entry::Delete {
+            tablet: TABLET,
+            filter: TagFilter::Test {
+                tag: 0,
+                test: TagTest::OneOf((0..values).map(|n| format!("{n:0>99}").into()).collect()),
+            },
+            time: TimeRange::ALL,
+        }],
+    };
+    let mut taken = 0;
+    let said = loop {
+        match shard.write(delete(20_000)).await {
+            Ok(_) => taken += 1,
+            Err(error) => break error,
+        }
+    };
+    assert!(
+        taken * 20_000 * 99 > DELETES_BYTES_MAX / 2,
+        "{taken} deletes"
+    );
+    assert!(
+        said.to_string().contains("deletes whose older files"),
+        "{said}"
+    );
+    shard.flush().await.expect("flushed");
+    shard.write(batch(&rows, None)).await.expect("acked");
+    shard.flush().await.expect("flushed");
+    assert_eq!(shard.status().flush_refused, None);
 }
 
 /// Rows that fill a short segment, then some all over the years around it.
