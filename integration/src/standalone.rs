@@ -1,6 +1,7 @@
 //! One node as a child process: started on a free port, stopped by its pid, also when this program
 //! dies (the child reads its standard input and ends when that closes).
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Write;
 use std::net::TcpListener;
@@ -10,6 +11,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
 
 use crate::http::Http;
 use crate::wait;
@@ -111,6 +113,40 @@ impl Setup {
         let status = node.exited(REFUSED_WITHIN).await?;
         ensure!(!status.success(), "the node ended with {status}");
         Ok(node.log())
+    }
+
+    /// State and sight of each thing that `auxo admin doctor` looks at with its configuration, by name, where
+    /// no node runs.
+    pub fn examined(&self) -> Result<BTreeMap<String, (String, String)>> {
+        let file = self.folder.join("doctor.toml");
+        let listen = "[listen]\npublic = [\"127.0.0.1:0\"]\ninternal = [\"127.0.0.1:0\"]\n";
+        std::fs::write(&file, format!("{}{listen}", self.config))?;
+        let output = Command::new(&self.binary)
+            .args(["admin", "doctor", "-o", "json"])
+            .args(["--url", "http://127.0.0.1:1", "--config"])
+            .arg(&file)
+            .envs(self.environment.iter().cloned())
+            .current_dir(&self.folder)
+            .stdin(Stdio::null())
+            .output()?;
+        // At least the node is missing.
+        let said = || String::from_utf8_lossy(&output.stderr).into_owned();
+        ensure!(
+            output.status.code() == Some(7),
+            "{}: {}",
+            output.status,
+            said()
+        );
+        let told: Value = serde_json::from_slice(&output.stdout)?;
+        let findings = told["findings"].as_array().context("findings")?;
+        let text = |found: &Value, name: &str| found[name].as_str().unwrap_or_default().to_owned();
+        let of = |found| {
+            (
+                text(found, "check"),
+                (text(found, "state"), text(found, "seen")),
+            )
+        };
+        Ok(findings.iter().map(of).collect())
     }
 
     /// Starts it and does not wait.

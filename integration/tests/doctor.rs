@@ -5,39 +5,11 @@
     reason = "functions that tests share, where the lint does not see that they are of tests"
 )]
 
-use std::path::Path;
-use std::process::{Command, Stdio};
-
 use integration::servers::etcd::Etcd;
 use integration::servers::kafka;
 use integration::servers::s3::{self, Product};
+use integration::standalone::Setup;
 use integration::{binary, disk};
-use serde_json::Value;
-
-/// Findings of a machine with that configuration, on which no node runs.
-fn examined(folder: &Path, config: &str) -> Vec<Value> {
-    let file = folder.join("auxo.toml");
-    let listen = "[listen]\npublic = [\"127.0.0.1:0\"]\ninternal = [\"127.0.0.1:0\"]\n";
-    std::fs::write(&file, format!("{config}{listen}")).unwrap();
-    let output = Command::new(binary::beside().unwrap())
-        .args(["admin", "doctor", "-o", "json"])
-        .args(["--url", "http://127.0.0.1:1", "--config"])
-        .arg(&file)
-        .current_dir(folder)
-        .stdin(Stdio::null())
-        .output()
-        .unwrap();
-    assert_eq!(output.status.code(), Some(7), "no node runs here");
-    let told: Value = serde_json::from_slice(&output.stdout).unwrap();
-    told["findings"].as_array().unwrap().clone()
-}
-
-/// State and sight of one of them.
-fn of(findings: &[Value], name: &str) -> (String, String) {
-    let found = findings.iter().find(|one| one["check"] == name).unwrap();
-    let text = |name: &str| found[name].as_str().unwrap().to_owned();
-    (text("state"), text("seen"))
-}
 
 #[tokio::test]
 async fn the_setting_the_right_and_the_member_that_are_wrong_are_named() {
@@ -52,9 +24,11 @@ async fn the_setting_the_right_and_the_member_that_are_wrong_are_named() {
     };
     let meta = format!("[meta]\netcd = {:?}\n", etcd.endpoints());
     let sound = format!("{}{}{meta}", wal(true), gateway.config("rows/here"));
-    let found = examined(folder.path(), &sound);
+    let mut setup = Setup::new(&binary::beside().unwrap(), folder.path());
+    setup.config = sound;
+    let found = setup.examined().unwrap();
     for name in ["wal", "store", "etcd", "ports"] {
-        let (state, seen) = of(&found, name);
+        let (state, seen) = &found[name];
         assert_eq!(state, "ok", "{name}: {seen}");
     }
 
@@ -67,14 +41,15 @@ async fn the_setting_the_right_and_the_member_that_are_wrong_are_named() {
     let dead = etcd.endpoints()[1].clone();
     etcd.kill(1).unwrap();
     let broken = format!("{}{store}{meta}", wal(false));
-    let found = examined(folder.path(), &broken);
+    setup.config = broken;
+    let found = setup.examined().unwrap();
     let parts = [
         ("wal", "replication.factor"),
         ("store", "store.credentials"),
         ("etcd", dead.as_str()),
     ];
     for (name, part) in parts {
-        let (state, seen) = of(&found, name);
+        let (state, seen) = &found[name];
         assert_eq!(state, "broken", "{name}: {seen}");
         assert!(seen.contains(part), "{name}: {seen}");
     }

@@ -5,14 +5,13 @@
     reason = "functions that tests share, where the lint does not see that they are of tests"
 )]
 
-use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Result, bail};
 use integration::servers::authority::Authority;
 use integration::servers::s3::{Product, S3Server, Setup};
 use integration::{binary, disk, standalone, wait};
-use serde_json::{Value, json};
+use serde_json::json;
 use tempfile::TempDir;
 
 /// Longest time for anything that should happen soon.
@@ -70,23 +69,12 @@ async fn keeps_rows(server: &S3Server, setup: &mut standalone::Setup) {
     );
 }
 
-/// State and sight of the store as `auxo admin doctor` finds it with a node's configuration.
-fn examined(setup: &standalone::Setup) -> (String, String) {
-    let file = setup.folder.join("doctor.toml");
-    std::fs::write(&file, &setup.config).unwrap();
-    let output = Command::new(&setup.binary)
-        .args(["admin", "doctor", "-o", "json"])
-        .args(["--url", "http://127.0.0.1:1", "--config"])
-        .arg(&file)
-        .envs(setup.environment.iter().cloned())
-        .stdin(Stdio::null())
-        .output()
-        .unwrap();
-    let told: Value = serde_json::from_slice(&output.stdout).unwrap();
-    let findings = told["findings"].as_array().unwrap();
-    let found = findings.iter().find(|one| one["check"] == "store");
-    let text = |name: &str| found.unwrap()[name].as_str().unwrap().to_owned();
-    (text("state"), text("seen"))
+/// A node that does not start says why, and the doctor finds the same.
+async fn is_named(setup: &standalone::Setup, why: &str) {
+    let said = setup.refusal().await.unwrap();
+    assert!(said.contains(why), "{said}");
+    let (state, seen) = &setup.examined().unwrap()["store"];
+    assert!(state == "broken" && seen.contains(why), "{state}: {seen}");
 }
 
 /// Makes this authority one that the process trusts.
@@ -103,15 +91,15 @@ async fn a_certificate_is_trusted_where_that_is_told_and_named_where_it_is_not()
     let certificate = authority.certificate(2100).unwrap();
     let server = started(|setup| setup.certificate = Some(certificate)).await;
     let (mut setup, _folder) = node(server.config("rows/eu"));
-    let expected = "store.url s3://rows/eu: the store cannot be checked: ";
-    let why = "invalid peer certificate: UnknownIssuer";
-    let said = setup.refusal().await.unwrap();
-    assert!(said.contains(expected) && said.contains(why), "{said}");
-    let (state, seen) = examined(&setup);
-    assert!(state == "broken" && seen.contains(why), "{state}: {seen}");
+    is_named(
+        &setup,
+        "store.url s3://rows/eu: the store cannot be checked: ",
+    )
+    .await;
+    is_named(&setup, "invalid peer certificate: UnknownIssuer").await;
 
     trust(&authority, &mut setup);
-    assert_eq!(examined(&setup).0, "ok");
+    assert_eq!(setup.examined().unwrap()["store"].0, "ok");
     keeps_rows(&server, &mut setup).await;
 }
 
@@ -122,11 +110,7 @@ async fn a_certificate_whose_time_is_over_is_named() {
     let server = started(|setup| setup.certificate = Some(certificate)).await;
     let (mut setup, _folder) = node(server.config("rows/eu"));
     trust(&authority, &mut setup);
-    let why = "invalid peer certificate: certificate expired";
-    let said = setup.refusal().await.unwrap();
-    assert!(said.contains(why), "{said}");
-    let (state, seen) = examined(&setup);
-    assert!(state == "broken" && seen.contains(why), "{state}: {seen}");
+    is_named(&setup, "invalid peer certificate: certificate expired").await;
 }
 
 #[tokio::test]
@@ -190,13 +174,10 @@ async fn the_rights_that_are_asked_for_suffice_and_each_is_missed() {
     let missing = rights.map(|right| (policy(right), "rows/eu"));
     for (policy, bucket) in missing.into_iter().chain([elsewhere]) {
         let ((setup, _folder), keys) = lent(&policy, bucket).await;
-        let said = setup.refusal().await.unwrap();
-        let expected = format!("{keys}: the store refuses the credentials, or a right");
-        assert!(said.contains(&expected), "{policy}: {said}");
-        let (state, seen) = examined(&setup);
-        assert!(
-            state == "broken" && seen.contains(&keys),
-            "{policy}: {seen}"
-        );
+        is_named(
+            &setup,
+            &format!("{keys}: the store refuses the credentials, or a right"),
+        )
+        .await;
     }
 }

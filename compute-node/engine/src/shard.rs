@@ -158,7 +158,6 @@ impl Shard {
     ///
     /// A table that is renewed at one of its tablets is renewed at all of them: the record names one.
     pub async fn create_tablets(&self, specs: Vec<TabletSpec>) -> Result<(), WriteError> {
-        self.check_room()?;
         let version = self.parts.current.get();
         let mut renewed = HashSet::new();
         let mut tells = |spec: &TabletSpec| match version.tablets.get(&spec.id) {
@@ -167,10 +166,11 @@ impl Shard {
             _ => true,
         };
         let missing: Vec<TabletSpec> = specs.into_iter().filter(|spec| tells(spec)).collect();
-        match missing.is_empty() {
-            true => Ok(()),
-            false => self.change(Entry::CreateTablets(missing)).await,
+        if missing.is_empty() {
+            return Ok(());
         }
+        self.check_room()?;
+        self.change(Entry::CreateTablets(missing)).await
     }
 
     /// Makes tablets unreadable; durable when it returns. Their files go later.
